@@ -17,7 +17,7 @@ import (
 // their present state, and dies with the agent, which is a Rewind. Take must come before the read of what it found: a write
 // that lands after the read is marked again, and the next Take takes the block out of sent.
 //
-// Take belongs to one goroutine; the other methods are safe beside it and each other.
+// All methods are safe for concurrent use.
 type Set struct {
 	tracker   Tracker
 	blockSize block.BlockSize
@@ -25,6 +25,7 @@ type Set struct {
 	mu      sync.Mutex
 	pending *block.Bitmap
 	sent    *block.Bitmap
+	taken   uint64
 }
 
 // NewSet is the dirty set over a tracker's marks. It holds what the tracker's Keep holds.
@@ -41,18 +42,18 @@ func NewSet(t Tracker) *Set {
 // BlockSize is the granularity.
 func (s *Set) BlockSize() block.BlockSize { return s.blockSize }
 
-// Take moves the tracker's marks into the set and tells how many marks there were.
-func (s *Set) Take() (block.Count, error) {
+// Take moves the tracker's marks into the set. It returns how many marks were taken since the Set was made: two calls that
+// return the same number say that no write completed between them, whoever else called Take meanwhile.
+func (s *Set) Take() (uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	pending, sent := s.pending.Words(), s.sent.Words()
-	var n int
 	err := s.tracker.Take(func(w int, marks uint64) {
 		pending[w] |= marks
 		sent[w] &^= marks
-		n += bits.OnesCount64(marks)
+		s.taken += uint64(bits.OnesCount64(marks))
 	})
-	return block.Count(n), err
+	return s.taken, err
 }
 
 // Next is the first run at or after from that the open delta does not hold yet, at most limit blocks of it.

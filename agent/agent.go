@@ -1,0 +1,219 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/understudy-dr/understudy/internal/block"
+	"github.com/understudy-dr/understudy/internal/link"
+)
+
+// Parts are what an Agent is made of besides its Config: main makes them.
+type Parts struct {
+	Dial  func(ctx context.Context) (*link.Session, error)
+	Open  OpenTracker
+	Codec block.Codec
+	Guard []string // the command that ends in RunGuard
+	Log   *slog.Logger
+}
+
+// Agent protects the disks of one host. Make it with New; Run does the work; Status and Verify may be called meanwhile.
+type Agent struct {
+	cfg   Config
+	parts Parts
+	log   *slog.Logger
+
+	mu      sync.Mutex
+	disks   []*disk
+	uploads map[*disk]*upload // that are members of the group
+	session *link.Session
+	link    LinkStatus
+}
+
+// LinkStatus is what the operator sees of the link.
+type LinkStatus struct {
+	Connected bool      `json:"connected"`
+	Carrier   string    `json:"carrier,omitempty"`
+	Peer      string    `json:"peer,omitempty"`
+	Since     time.Time `json:"since,omitzero"`
+	Error     string    `json:"error,omitempty"`
+}
+
+// Status is what the operator sees of an agent.
+type Status struct {
+	Host  string       `json:"host"`
+	Link  LinkStatus   `json:"link"`
+	Disks []DiskStatus `json:"disks"`
+}
+
+// New checks the config. It starts nothing.
+func New(cfg Config, parts Parts) (*Agent, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	return &Agent{cfg: cfg, parts: parts, log: parts.Log, uploads: map[*disk]*upload{}}, nil
+}
+
+// Run attaches the trackers and keeps the target up to date until ctx ends. It returns an error when a disk can't be
+// tracked at all, or when the target refuses this host for good; a broken link is tried again for ever. Tracking goes on in
+// the kernel after it has returned.
+func (a *Agent) Run(ctx context.Context) error {
+	defer a.closeDisks()
+	for _, path := range a.cfg.Disks {
+		d, err := openDisk(path, a.cfg, a.parts.Open)
+		if err != nil {
+			return err
+		}
+		a.mu.Lock()
+		a.disks = append(a.disks, d)
+		a.mu.Unlock()
+		a.log.Info("tracking", "disk", path, "id", d.id.String(), "size", d.pump.size,
+			"resumed", d.tracker.Keep().Resumed, "how", d.tracker.Status().Detail)
+	}
+	guard, err := StartGuard(a.parts.Guard...)
+	if err != nil {
+		return err
+	}
+	defer guard.Close()
+	return a.keepLinked(ctx, guard)
+}
+
+func (a *Agent) closeDisks() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, d := range a.disks {
+		d.close()
+	}
+	a.disks = nil
+}
+
+// keepLinked makes session after session.
+func (a *Agent) keepLinked(ctx context.Context, guard *Guard) error {
+	const shortest, longest = 500 * time.Millisecond, 15 * time.Second
+	wait, said := shortest, ""
+	for ctx.Err() == nil {
+		s, err := a.parts.Dial(ctx)
+		if err == nil {
+			a.log.Info("linked", "peer", s.Peer().Host, "carrier", string(s.Carrier()))
+			began := time.Now()
+			err = a.serve(ctx, s, guard)
+			if time.Since(began) > longest {
+				wait = shortest
+			}
+			said = ""
+		} else if link.Permanent(err) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		a.setLink(nil, err)
+		if err != nil && err.Error() != said {
+			said = err.Error()
+			a.log.Warn("not linked, trying again; writes are tracked meanwhile", "err", err)
+		}
+		sleep(ctx, wait)
+		wait = min(2*wait, longest)
+	}
+	return nil
+}
+
+// sleep waits for d or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// serve works on one session until it ends, and returns why.
+func (a *Agent) serve(ctx context.Context, s *link.Session, guard *Guard) error {
+	defer s.Close(nil)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	a.setLink(s, nil)
+	go func() {
+		select {
+		case <-s.Done():
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	g := &group{agent: a, cfg: a.cfg, freezer: &freezer{guard: guard}, session: s}
+	var wg sync.WaitGroup
+	for i := range a.cfg.Disks {
+		wg.Go(func() { g.runDisk(ctx, i) })
+	}
+	g.run(ctx)
+	wg.Wait()
+	if err := s.Err(); err != nil {
+		return err
+	}
+	return errors.New("the target closed the session")
+}
+
+func (a *Agent) setLink(s *link.Session, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.session = s
+	a.link = LinkStatus{Since: time.Now()}
+	if s != nil {
+		a.link = LinkStatus{Connected: true, Carrier: string(s.Carrier()), Peer: s.Peer().Host, Since: time.Now()}
+	}
+	if err != nil {
+		a.link.Error = err.Error()
+	}
+}
+
+// Status is a snapshot.
+func (a *Agent) Status() Status {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := Status{Host: a.cfg.Host, Link: a.link, Disks: []DiskStatus{}}
+	for _, d := range a.disks {
+		s.Disks = append(s.Disks, d.Status())
+	}
+	return s
+}
+
+// ErrUnknownDisk: no disk of this agent goes by that name.
+var ErrUnknownDisk = errors.New("no such disk here")
+
+// Verify compares the whole replica of a disk, named by id or device path, with the live disk.
+func (a *Agent) Verify(ctx context.Context, name string, progress func(done, total block.Size)) (VerifyReport, error) {
+	u, s, err := a.member(name)
+	if err != nil {
+		return VerifyReport{}, err
+	}
+	var report VerifyReport
+	err = u.run(func() error {
+		var err error
+		report, err = u.verify(ctx, s, progress)
+		return err
+	})
+	return report, err
+}
+
+// member finds the upload of a disk that takes points.
+func (a *Agent) member(name string) (*upload, *link.Session, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var known []string
+	for _, d := range a.disks {
+		if d.path != name && d.id.String() != name {
+			known = append(known, d.path)
+			continue
+		}
+		u := a.uploads[d]
+		if u == nil {
+			return nil, nil, fmt.Errorf("%s is %s: it can be verified when it is protected", d.path, d.Status().State)
+		}
+		return u, a.session, nil
+	}
+	return nil, nil, fmt.Errorf("%s: %w; protected are %v", name, ErrUnknownDisk, known)
+}

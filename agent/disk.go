@@ -1,0 +1,205 @@
+package agent
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/understudy-dr/understudy/agent/capture"
+	"github.com/understudy-dr/understudy/internal/block"
+)
+
+// State is where a disk stands.
+//
+//	waiting ──▶ scanning ──▶ syncing ──▶ protected
+//	   ▲           │            ▲  │         │
+//	   └───────────┴── link lost, refused ───┘   (syncing again when a backlog has grown)
+type State string
+
+// The states.
+const (
+	StateWaiting   State = "waiting"   // no link, or the target refused; writes are tracked all the same
+	StateScanning  State = "scanning"  // compared with the target, since tracking had a gap
+	StateSyncing   State = "syncing"   // a first sync, or the backlog of an outage, is sent in parts
+	StateProtected State = "protected" // takes recovery points
+)
+
+// OpenTracker attaches a tracker to a device: cmd hands in the one to use.
+type OpenTracker func(device string, id block.DiskID, granularity block.BlockSize, maxBitmap block.Size) (capture.Tracker, error)
+
+// disk is one protected disk: what lives as long as the agent.
+type disk struct {
+	id      block.DiskID
+	path    string
+	dev     *block.File
+	tracker capture.Tracker
+	set     *capture.Set
+	mem     []byte // the note's memory
+	pump    *pump
+	residue *residue
+	trouble string // the last error logged, so that it is logged once
+
+	mu     sync.Mutex
+	closed bool
+	note   note
+	missed int // audits that failed
+	status DiskStatus
+}
+
+// DiskStatus is what the operator sees of a disk.
+type DiskStatus struct {
+	ID        block.DiskID   `json:"id"`
+	Device    string         `json:"device"`
+	Size      block.Size     `json:"size_bytes"`
+	State     State          `json:"state"`
+	Error     string         `json:"error,omitempty"`      // why it is not protected, or why the last point failed
+	LastPoint *PointStatus   `json:"last_point,omitempty"` // newest acknowledged by this agent
+	Lag       float64        `json:"lag_seconds"`          // age of the newest acknowledged point; 0 before the first
+	Pending   block.Size     `json:"pending_bytes"`        // what the target has not acknowledged
+	Total     block.Size     `json:"total_bytes"`          // of the first sync, scan or backlog under way
+	Done      block.Size     `json:"done_bytes"`
+	Changed   block.Size     `json:"changed_bytes"` // of disk, over all points of this agent
+	Sent      block.Size     `json:"sent_bytes"`    // of payload, over all deltas of this agent
+	Tracker   capture.Status `json:"tracker"`
+}
+
+// PointStatus is a recovery point as its source saw it.
+type PointStatus struct {
+	Seq     block.Seq     `json:"seq"`
+	Time    time.Time     `json:"time"`
+	Class   block.Class   `json:"class"`
+	Proven  bool          `json:"proven"`
+	Changed block.Size    `json:"changed_bytes"`
+	Sent    block.Size    `json:"sent_bytes"`
+	Frozen  time.Duration `json:"frozen_ns"`
+	Acked   time.Time     `json:"acked"`
+}
+
+// openDisk attaches the tracker first: from then on no write goes unmarked, whatever is read later.
+func openDisk(path string, cfg Config, open OpenTracker) (*disk, error) {
+	identity, err := deviceIdentity(path)
+	if err != nil {
+		return nil, err
+	}
+	id, err := diskID(cfg.StateDir, identity)
+	if err != nil {
+		return nil, err
+	}
+	d := &disk{id: id, path: path}
+	if d.tracker, err = open(path, id, cfg.BlockSize, bitmapBudget/block.Size(len(cfg.Disks))); err != nil {
+		return nil, fmt.Errorf("track %s: %w", path, err)
+	}
+	if err := d.openDevice(cfg); err != nil {
+		d.tracker.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *disk) openDevice(cfg Config) error {
+	var err error
+	if d.dev, err = block.OpenFile(d.path, block.Mode{Direct: true}); err != nil {
+		return err
+	}
+	if size := d.dev.Geometry().Size; size < block.Size(block.DefaultBlockSize) {
+		d.dev.Close()
+		return fmt.Errorf("%s holds %v: too small to protect, 4 KiB is the least", d.path, size)
+	}
+	d.set = capture.NewSet(d.tracker)
+	keep := d.tracker.Keep()
+	d.mem = keep.Note
+	if keep.Resumed {
+		d.note = readNote(d.mem)
+	}
+	d.markGrown(d.dev.Geometry().Size)
+	if d.pump, err = newPump(d.dev, d.set, cfg.Compress); err != nil {
+		d.dev.Close()
+		return err
+	}
+	d.residue = newResidue(cfg.Residue / block.Size(len(cfg.Disks)))
+	d.status = DiskStatus{
+		ID: d.id, Device: d.path, Size: d.pump.size, State: StateWaiting, Tracker: d.tracker.Status(),
+	}
+	return nil
+}
+
+// markGrown makes the part that the bits do not stand for yet, of a disk that has grown, something to be sent.
+func (d *disk) markGrown(size block.Size) {
+	if old := d.note.Size; d.note.Synced && old < size {
+		d.set.Mark(block.Range{Off: block.Offset(old), Len: size - old}.Covering(d.set.BlockSize()))
+	}
+	d.update(func(n *note) { n.Size = size })
+}
+
+// close leaves the tracker in the kernel, marking. The disk can't be used after it but for Status.
+func (d *disk) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return
+	}
+	d.closed = true
+	d.dev.Close()
+	d.tracker.Close()
+}
+
+// gone tells whether close was called.
+func (d *disk) gone() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.closed
+}
+
+// missedCount is how many audits have failed.
+func (d *disk) missedCount() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.missed
+}
+
+// update changes the note and stores it before it returns.
+func (d *disk) update(change func(*note)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	change(&d.note)
+	d.note.write(d.mem)
+}
+
+// current is the note as it stands.
+func (d *disk) current() note {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.note
+}
+
+// show changes what the operator sees.
+func (d *disk) show(change func(*DiskStatus)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	change(&d.status)
+}
+
+// Status is a copy of what the operator sees, with the ages of now.
+func (d *disk) Status() DiskStatus {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.status
+	if !d.closed {
+		s.Pending, s.Tracker = d.set.BlockSize().Bytes(d.set.Pending()), d.tracker.Status()
+	}
+	if s.LastPoint != nil {
+		s.Lag = time.Since(s.LastPoint.Time).Seconds()
+	}
+	return s
+}
+
+// resized tells how many bytes longer the device is than what is tracked; a change means that the tracker must be
+// attached anew.
+func (d *disk) resized() (block.Size, error) {
+	f, err := block.OpenFile(d.path, block.Mode{})
+	if err != nil {
+		return 0, fmt.Errorf("%s has vanished: %w; its bits are kept until it is back or the host restarts", d.path, err)
+	}
+	defer f.Close()
+	return f.Geometry().Size - d.pump.size, nil
+}

@@ -1,0 +1,206 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/understudy-dr/understudy/internal/link"
+	"github.com/understudy-dr/understudy/internal/wire"
+)
+
+// group is the consistency group of one session: the disks that are caught up take their points together.
+type group struct {
+	agent   *Agent
+	cfg     Config
+	session *link.Session
+	freezer *freezer
+
+	mu      sync.Mutex
+	members []*upload
+	cutting sync.Mutex // held while a checkpoint uses the members
+}
+
+// run takes a point of all members every interval until ctx ends.
+func (g *group) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		start := time.Now()
+		g.cutting.Lock()
+		if members := g.ready(); len(members) > 0 {
+			g.checkpoint(ctx, members)
+		}
+		g.cutting.Unlock()
+		sleep(ctx, max(g.cfg.Interval-time.Since(start), g.cfg.Interval/10))
+	}
+}
+
+// ready are the members whose device is still what it was.
+func (g *group) ready() []*upload {
+	g.mu.Lock()
+	members := append([]*upload(nil), g.members...)
+	g.mu.Unlock()
+	return forEach(members, func(u *upload) error {
+		if u.ctx.Err() != nil {
+			return context.Cause(u.ctx)
+		}
+		switch more, err := u.disk.resized(); {
+		case err != nil:
+			return err
+		case more != 0:
+			return errResized
+		}
+		return nil
+	})
+}
+
+// errResized makes the disk's loop look at the new size.
+var errResized = errors.New("the device has another size")
+
+func (g *group) join(u *upload) {
+	g.mu.Lock()
+	g.members = append(g.members, u)
+	g.mu.Unlock()
+	a := g.agent
+	a.mu.Lock()
+	a.uploads[u.disk] = u
+	a.mu.Unlock()
+}
+
+// leave returns when no checkpoint uses u any more.
+func (g *group) leave(u *upload) {
+	g.mu.Lock()
+	for i, m := range g.members {
+		if m == u {
+			g.members = append(g.members[:i], g.members[i+1:]...)
+			break
+		}
+	}
+	g.mu.Unlock()
+	g.cutting.Lock() // the checkpoint under way may still use u
+	defer g.cutting.Unlock()
+	a := g.agent
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.uploads, u.disk)
+}
+
+// runDisk makes upload after upload for one disk until ctx ends.
+func (g *group) runDisk(ctx context.Context, i int) {
+	const shortest, longest = time.Second, 30 * time.Second
+	wait := shortest
+	for ctx.Err() == nil {
+		began := time.Now()
+		d, err := g.agent.fitDisk(i)
+		if err == nil {
+			err = g.attend(ctx, d)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if errors.Is(err, errResized) {
+			continue
+		}
+		d.report(g.agent, err)
+		if time.Since(began) > longest {
+			wait = shortest
+		}
+		sleep(ctx, wait)
+		wait = min(2*wait, longest)
+	}
+}
+
+// report shows and logs why a disk is not protected: once for each reason.
+func (d *disk) report(a *Agent, err error) {
+	d.show(func(s *DiskStatus) { s.State, s.Error = StateWaiting, err.Error() })
+	if err.Error() == d.trouble {
+		return
+	}
+	d.trouble = err.Error()
+	a.log.Warn("not protected, trying again; writes are tracked meanwhile", "disk", d.path, "err", advice(err))
+}
+
+// advice adds the way out to what the target said.
+func advice(err error) error {
+	switch {
+	case errors.Is(err, wire.ErrNoSpace):
+		return fmt.Errorf("%w; no point is taken until there is room: free some at the target or keep fewer points", err)
+	case errors.Is(err, wire.ErrBusy):
+		return fmt.Errorf("%w; stop the other agent, or give this disk's copy an identity of its own", err)
+	}
+	return err
+}
+
+// attend takes one upload from its start to its end.
+func (g *group) attend(ctx context.Context, d *disk) error {
+	u, err := startUpload(ctx, d, g.session, g.cfg, g.agent.parts.Codec, g.agent.log)
+	if err != nil {
+		return err
+	}
+	err = g.protect(ctx, u)
+	if err != nil {
+		u.fail(err)
+	}
+	return u.close()
+}
+
+func (g *group) protect(ctx context.Context, u *upload) error {
+	d := u.disk
+	if !d.current().Synced {
+		if err := u.resync(g.session); err != nil {
+			return err
+		}
+	}
+	if err := u.catchUp(ctx); err != nil {
+		return err
+	}
+	d.show(func(s *DiskStatus) { s.State, s.Error = StateProtected, "" })
+	if d.trouble != "" {
+		g.agent.log.Info("protected again", "disk", d.path)
+		d.trouble = ""
+	}
+	g.join(u)
+	defer g.leave(u)
+	for {
+		if d.current().Missed {
+			if err := u.run(func() error { return u.proveAgain(g.session) }); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-u.ctx.Done():
+			return context.Cause(u.ctx)
+		case <-time.After(g.cfg.Interval):
+		}
+	}
+}
+
+// fitDisk is disk i, attached anew if its device has another size. The new part of one that grew is to be sent; one that
+// shrank is refused.
+func (a *Agent) fitDisk(i int) (*disk, error) {
+	a.mu.Lock()
+	d := a.disks[i]
+	a.mu.Unlock()
+	more, err := d.resized()
+	switch {
+	case err != nil:
+		return d, err
+	case more == 0 && !d.gone():
+		return d, nil
+	case more < 0:
+		return d, fmt.Errorf("%s became %v smaller (it was %v): the copy is kept as it is; grow it back, or remove the disk and protect it anew",
+			d.path, -more, d.pump.size)
+	}
+	old := d.pump.size
+	d.close()
+	grown, err := openDisk(d.path, a.cfg, a.parts.Open)
+	if err != nil {
+		return d, err
+	}
+	a.log.Info("the device grew: the new part is sent", "disk", d.path, "from", old, "to", grown.pump.size)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.disks[i] = grown
+	return grown, nil
+}

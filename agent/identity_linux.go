@@ -1,0 +1,110 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/understudy-dr/understudy/internal/block"
+)
+
+// deviceIdentity names the hardware behind a device node, as well as the kernel knows it: what stays when /dev/sdb becomes
+// /dev/sdc. Where there is nothing better, it is the path.
+func deviceIdentity(path string) (string, error) {
+	number := deviceNumber(path)
+	if number == "" {
+		if _, err := os.Stat(path); err != nil {
+			return "", fmt.Errorf("no such device: %s (lsblk lists what there is)", path)
+		}
+		return "", fmt.Errorf("%s is not a block device (lsblk lists what there is)", path)
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Join("/sys/dev/block", number))
+	if err != nil {
+		return "", fmt.Errorf("find %s in sysfs: %w", path, err)
+	}
+	part := ""
+	if n := sysfsText(dir, "partition"); n != "" {
+		part, dir = "-part"+n, filepath.Dir(dir)
+	}
+	for _, attr := range []string{"wwid", "device/wwid", "serial", "device/serial", "dm/uuid", "md/uuid", "loop/backing_file"} {
+		if text := sysfsText(dir, attr); text != "" {
+			return attr + ":" + text + part, nil
+		}
+	}
+	return "path:" + path, nil
+}
+
+func sysfsText(dir, attr string) string {
+	text, err := os.ReadFile(filepath.Join(dir, attr))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// diskIDs is the state file that gives each protected device its id.
+type diskIDs struct {
+	Version int                     `json:"version"`
+	Disks   map[string]block.DiskID `json:"disks"` // by deviceIdentity
+}
+
+const diskIDsVersion = 1
+
+// diskID finds the id of a device, and makes and stores one the first time.
+func diskID(stateDir, identity string) (block.DiskID, error) {
+	path := filepath.Join(stateDir, "disks.json")
+	ids := diskIDs{Version: diskIDsVersion, Disks: map[string]block.DiskID{}}
+	raw, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return block.DiskID{}, err
+	default:
+		if err := json.Unmarshal(raw, &ids); err != nil {
+			return block.DiskID{}, fmt.Errorf("read %s: %w; restore it from a backup, or remove it to protect the disks anew", path, err)
+		}
+		if ids.Version > diskIDsVersion {
+			return block.DiskID{}, fmt.Errorf("read %s: version %d: %w; install the release that wrote it", path, ids.Version, block.ErrVersion)
+		}
+	}
+	if id, ok := ids.Disks[identity]; ok {
+		return id, nil
+	}
+	id := block.NewDiskID()
+	ids.Disks[identity] = id
+	return id, storeDiskIDs(path, ids)
+}
+
+// storeDiskIDs replaces the file so that a crash leaves the old or the new one.
+func storeDiskIDs(path string, ids diskIDs) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	raw, err := json.MarshalIndent(ids, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(path), "disks-*.tmp")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(append(raw, '\n'))
+	err = errors.Join(err, tmp.Sync(), tmp.Close())
+	if err != nil {
+		return fmt.Errorf("write %s: %w", tmp.Name(), err)
+	}
+	if err := os.Rename(tmp.Name(), path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}

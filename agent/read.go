@@ -1,0 +1,179 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/understudy-dr/understudy/agent/capture"
+	"github.com/understudy-dr/understudy/internal/block"
+	"github.com/understudy-dr/understudy/internal/codec"
+)
+
+// How a pass goes over the dirty set:
+//
+//  1. dispatch takes runs out of the set, marks them sent, and queues them          (one goroutine, in order of the disk)
+//  2. readers read a run O_DIRECT, cut the zeroes out and encode the rest            (in parallel)
+//  3. delta.put numbers the frames and hands them to the stream                      (one at a time)
+//
+// A run is marked sent before it is read, so a write that lands after the read marks it anew. Passes do not overlap: the
+// next begins when the last frame of this one is put, so a block's later content has the later frame.
+const (
+	// runBytes is the most that one reader takes at once: enough that zero ranges grow long, little enough to share out.
+	runBytes = 16 * block.MiB
+	// readBytes is one read of the disk.
+	readBytes = block.MiB
+	// readers work side by side. Each holds readBytes and an encoder's scratch of one frame.
+	readers = 3
+	// zeroUnit is the smallest run of zeroes that is cut out of data.
+	zeroUnit = 4 * block.KiB
+)
+
+// pump reads blocks of one disk and turns them into frames.
+type pump struct {
+	dev  block.Device
+	set  *capture.Set
+	size block.Size
+	work []*readWorker
+}
+
+type readWorker struct {
+	buf []byte
+	enc *codec.Encoder
+}
+
+func newPump(dev block.Device, set *capture.Set, level codec.Level) (*pump, error) {
+	p := &pump{dev: dev, set: set, size: dev.Geometry().Size}
+	for range readers {
+		enc, err := codec.NewEncoder(level)
+		if err != nil {
+			return nil, fmt.Errorf("make encoder: %w", err)
+		}
+		p.work = append(p.work, &readWorker{buf: block.AlignedBuffer(readBytes), enc: enc})
+	}
+	return p, nil
+}
+
+// pass sends what the set holds and the open delta lacks, until stop says that the delta is large enough.
+func (p *pump) pass(ctx context.Context, d *delta, stop func() bool) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	runs := make(chan block.Range)
+	var wg sync.WaitGroup
+	for _, w := range p.work {
+		wg.Go(func() {
+			for r := range runs {
+				if err := w.send(p.dev, d, r); err != nil {
+					cancel(err)
+					return
+				}
+			}
+		})
+	}
+	p.dispatch(ctx, runs, stop)
+	close(runs)
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+func (p *pump) dispatch(ctx context.Context, runs chan<- block.Range, stop func() bool) {
+	bs := p.set.BlockSize()
+	limit := max(1, block.Count(runBytes/block.Size(bs)))
+	for run, ok := p.set.Next(0, limit); ok && !stop(); run, ok = p.set.Next(run.End(), limit) {
+		p.set.Sent(run)
+		select {
+		case runs <- run.Range(bs, p.size):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// send reads r and puts its frames. Zeroes grow over the reads of r, so that an empty disk costs next to nothing.
+func (w *readWorker) send(dev block.Device, d *delta, r block.Range) error {
+	var zero block.Range
+	flush := func() error {
+		if zero.Empty() {
+			return nil
+		}
+		r := zero
+		zero = block.Range{}
+		return w.put(d, r, nil)
+	}
+	for !r.Empty() {
+		n := min(r.Len, readBytes)
+		buf := w.buf[:n]
+		if err := readFull(dev, buf, r.Off); err != nil {
+			return err
+		}
+		err := split(r.Off, buf, func(part block.Range, data []byte) error {
+			if data == nil && part.Off == zero.End() && !zero.Empty() {
+				zero.Len += part.Len
+				return nil
+			}
+			if err := flush(); err != nil {
+				return err
+			}
+			if data == nil {
+				zero = part
+				return nil
+			}
+			return w.put(d, part, data)
+		})
+		if err != nil {
+			return err
+		}
+		r = block.Range{Off: r.Off + block.Offset(n), Len: r.Len - n}
+	}
+	return flush()
+}
+
+// put encodes a part that split cut out and puts it into the delta.
+func (w *readWorker) put(d *delta, r block.Range, data []byte) error {
+	if data == nil {
+		return d.put(codec.Zero(r), nil)
+	}
+	f := w.enc.Data(r.Off, data)
+	return d.put(f.Header, f.Payload)
+}
+
+// readFull reads all of buf; a device that ends early is an error.
+func readFull(dev block.Device, buf []byte, off block.Offset) error {
+	if n, err := dev.ReadAt(buf, int64(off)); n < len(buf) {
+		return fmt.Errorf("read disk: %d of %d bytes at offset %d: %w", n, len(buf), int64(off), err)
+	}
+	return nil
+}
+
+// split cuts buf, which lies at off, into runs of zeroes (data nil) and data of at most a frame's size.
+func split(off block.Offset, buf []byte, visit func(r block.Range, data []byte) error) error {
+	for len(buf) > 0 {
+		n, zero := runOf(buf)
+		r := block.Range{Off: off, Len: block.Size(n)}
+		data := buf[:n]
+		if zero {
+			data = nil
+		}
+		if err := visit(r, data); err != nil {
+			return err
+		}
+		buf, off = buf[n:], off+block.Offset(n)
+	}
+	return nil
+}
+
+// runOf is the length of what buf begins with, all zero units or all others, and which of the two.
+func runOf(buf []byte) (n int, zero bool) {
+	zero = codec.IsZero(buf[:min(len(buf), int(zeroUnit))])
+	for n < len(buf) {
+		unit := min(len(buf)-n, int(zeroUnit))
+		if n > 0 && codec.IsZero(buf[n:n+unit]) != zero {
+			break
+		}
+		if !zero && n+unit > int(block.MaxFrameData) {
+			break
+		}
+		n += unit
+	}
+	return n, zero
+}
