@@ -35,6 +35,9 @@ func (r VerifyReport) Equal() bool { return r.Different == 0 }
 // not completed is not marked yet.
 func (u *upload) verify(ctx context.Context, s *link.Session, progress func(done, total block.Size)) (VerifyReport, error) {
 	d, start := u.disk, time.Now()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(u.ctx, func() { cancel(context.Cause(u.ctx)) })()
 	report := VerifyReport{Disk: d.id, Device: d.path, Size: d.pump.size}
 	coarse, end, err := newScanner(ctx, d, s)
 	if err != nil {

@@ -1,0 +1,49 @@
+package receiver
+
+import (
+	"context"
+	"time"
+
+	"github.com/understudy-dr/understudy/receiver/journal"
+)
+
+// foldEvery is how often retention looks at a disk to which nothing comes in: points grow old all the same.
+const foldEvery = time.Minute
+
+// startFolder runs the disk's retention and folding until ctx ends. It does nothing for a disk that has its folder.
+func (r *Receiver) startFolder(ctx context.Context, rep *replica) {
+	r.foldMu.Lock()
+	defer r.foldMu.Unlock()
+	if r.folding[rep] || ctx.Err() != nil {
+		return
+	}
+	r.folding[rep] = true
+	r.folders.Go(func() { r.fold(ctx, rep) })
+}
+
+// fold lets old points go and applies their deltas to the volume. An error is retried with the next delta, and logged when it
+// changes: points are safe in the journal until it goes away.
+func (r *Receiver) fold(ctx context.Context, rep *replica) {
+	said := ""
+	for {
+		err := rep.journal.Retain(ctx, journal.Policy{
+			Keep: r.cfg.Keep, MaxPoints: r.cfg.MaxPoints, MaxBytes: r.cfg.MaxBytes, Now: time.Now(),
+		})
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil && err.Error() != said:
+			said = err.Error()
+			r.log.Error("can't fold; points are kept in the journal until it works", "disk", rep.name(), "err", err)
+		case err == nil && said != "":
+			said = ""
+			r.log.Info("folding again", "disk", rep.name())
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-rep.changed:
+		case <-time.After(foldEvery):
+		}
+	}
+}

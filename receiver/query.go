@@ -1,0 +1,112 @@
+package receiver
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/understudy-dr/understudy/internal/block"
+	"github.com/understudy-dr/understudy/internal/link"
+	"github.com/understudy-dr/understudy/internal/wire"
+)
+
+// DiskReport is what an operator sees of one disk's copy.
+type DiskReport struct {
+	ID        block.DiskID `json:"id"`
+	Host      string       `json:"host"`
+	Name      string       `json:"name"`
+	Size      block.Size   `json:"size_bytes"`
+	Source    string       `json:"source,omitempty"` // host of the agent that replicates it now
+	Damage    string       `json:"damage,omitempty"` // why it is not continued
+	Tip       block.Seq    `json:"tip"`
+	Points    int          `json:"points"`
+	Oldest    *PointReport `json:"oldest,omitempty"`
+	Newest    *PointReport `json:"newest,omitempty"`
+	Lag       float64      `json:"lag_seconds"` // age of the newest point
+	Journal   block.Size   `json:"journal_bytes"`
+	Folded    block.Seq    `json:"folded"` // the delta that the volume stands at
+	Allocated block.Size   `json:"volume_allocated_bytes"`
+}
+
+// PointReport is a recovery point as the command line prints it.
+type PointReport struct {
+	Seq     block.Seq         `json:"seq"`
+	Time    time.Time         `json:"time"`
+	Class   block.Class       `json:"class"`
+	Proven  bool              `json:"proven"`
+	Frames  uint64            `json:"frames"`
+	Payload block.Size        `json:"payload_bytes"`
+	Covered block.Size        `json:"covered_bytes"`
+	Labels  map[string]string `json:"labels,omitempty"`
+}
+
+func pointReport(s block.Seal) PointReport {
+	return PointReport{
+		Seq: s.Seq, Time: s.Time, Class: s.Class, Proven: s.Proven(),
+		Frames: s.Frames, Payload: s.Payload, Covered: s.Covered, Labels: s.Labels,
+	}
+}
+
+// query answers with a JSON document.
+func (r *Receiver) query(stream *link.Stream, q *wire.Query) error {
+	var doc any
+	switch q.Kind {
+	case wire.QueryStatus:
+		list := []DiskReport{}
+		for _, rep := range r.store.all() {
+			list = append(list, rep.report())
+		}
+		doc = list
+	case wire.QueryPoints:
+		rep, err := r.store.find(q.Disk)
+		if err != nil {
+			return err
+		}
+		list := []PointReport{}
+		for _, p := range rep.journal.Points() {
+			list = append(list, pointReport(p.Seal))
+		}
+		doc = list
+	default:
+		return wire.Errorf(wire.CodeProtocol, "unknown query %d", q.Kind)
+	}
+	raw, err := json.Marshal(doc)
+	if err != nil {
+		return err
+	}
+	if err := stream.Send(&wire.Reply{Document: raw}); err != nil {
+		return err
+	}
+	return stream.Flush()
+}
+
+func (r *replica) report() DiskReport {
+	meta, usage, points := r.journal.Meta(), r.journal.Usage(), r.journal.Points()
+	d := DiskReport{
+		ID: meta.Disk, Host: meta.Host, Name: meta.Name, Size: meta.Size, Tip: r.journal.Tip().Seq,
+		Points: len(points), Journal: usage.Bytes, Folded: usage.Folded, Allocated: r.vol.Allocated(),
+	}
+	r.mu.Lock()
+	d.Source = r.source
+	if r.damage != nil {
+		d.Damage = r.damage.Error()
+	}
+	r.mu.Unlock()
+	if len(points) > 0 {
+		oldest, newest := pointReport(points[0].Seal), pointReport(points[len(points)-1].Seal)
+		d.Oldest, d.Newest = &oldest, &newest
+		d.Lag = time.Since(newest.Time).Seconds()
+	}
+	return d
+}
+
+// check reads every byte of every journal, and marks the copies that are damaged. It is what audit and start-up use.
+func (r *replica) check(ctx context.Context, progress func(done, total block.Size)) error {
+	err := r.journal.Check(ctx, progress)
+	if err != nil && ctx.Err() == nil {
+		r.mu.Lock()
+		r.damage = err
+		r.mu.Unlock()
+	}
+	return err
+}

@@ -1,0 +1,66 @@
+package receiver
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/understudy-dr/understudy/internal/wire"
+	"github.com/understudy-dr/understudy/receiver/journal"
+)
+
+// selectPoint finds what an operator calls a point: "latest", "#412", or an RFC 3339 time, which means the newest point at
+// or before it. points are in the order of their time.
+func selectPoint(points []journal.Point, selector string) (journal.Point, error) {
+	none := journal.Point{}
+	if len(points) == 0 {
+		return none, wire.Errorf(wire.CodeNoPoint, "the disk has no recovery point yet")
+	}
+	if selector == "" || selector == "latest" {
+		return points[len(points)-1], nil
+	}
+	if digits, ok := strings.CutPrefix(selector, "#"); ok {
+		n, err := strconv.ParseUint(digits, 10, 64)
+		if err != nil {
+			return none, wire.Errorf(wire.CodeNoPoint, "%q is no point: say latest, #412 or a time such as 2026-01-31T12:00:00Z", selector)
+		}
+		return selectSeq(points, n)
+	}
+	at, err := time.Parse(time.RFC3339Nano, selector)
+	if err != nil {
+		return none, wire.Errorf(wire.CodeNoPoint, "%q is no point: say latest, #412 or a time such as 2026-01-31T12:00:00Z", selector)
+	}
+	var best *journal.Point
+	for i := range points {
+		if !points[i].Time.After(at) {
+			best = &points[i]
+		}
+	}
+	if best == nil {
+		return none, wire.Errorf(wire.CodeNoPoint, "no point at or before %s; the oldest is %s", selector, describe(points[0]))
+	}
+	return *best, nil
+}
+
+// selectSeq finds point number n, or names the nearest there are.
+func selectSeq(points []journal.Point, n uint64) (journal.Point, error) {
+	var near []string
+	for i, p := range points {
+		switch {
+		case uint64(p.Seq) == n:
+			return p, nil
+		case uint64(p.Seq) > n:
+			if i > 0 {
+				near = append(near, describe(points[i-1]))
+			}
+			near = append(near, describe(p))
+			return journal.Point{}, wire.Errorf(wire.CodeNoPoint, "there is no point #%d; nearest: %s", n, strings.Join(near, ", "))
+		}
+	}
+	return journal.Point{}, wire.Errorf(wire.CodeNoPoint, "there is no point #%d; the newest is %s", n, describe(points[len(points)-1]))
+}
+
+func describe(p journal.Point) string {
+	return fmt.Sprintf("%v (%s)", p.Seq, p.Time.Format(time.RFC3339))
+}
