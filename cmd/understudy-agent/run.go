@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/understudy-dr/understudy/agent"
+	"github.com/understudy-dr/understudy/agent/capture"
+	"github.com/understudy-dr/understudy/agent/capture/ebpf"
+	"github.com/understudy-dr/understudy/internal/block"
+	"github.com/understudy-dr/understudy/internal/codec"
+	"github.com/understudy-dr/understudy/internal/daemon"
+	"github.com/understudy-dr/understudy/internal/link"
+	"github.com/understudy-dr/understudy/internal/wire"
+)
+
+// defaultSocket is where the understudy command looks for the agent.
+const defaultSocket = "/run/understudy/agent.sock"
+
+// config is the agent's configuration file; every key has a flag of the same meaning, which wins.
+type config struct {
+	agent.Config
+	Receiver string           `toml:"receiver"` // HOST:PORT of the receiver
+	PKI      string           `toml:"pki"`      // folder with ca.crt, host.crt and host.key; default /etc/understudy/pki
+	Carrier  link.Carrier     `toml:"carrier"`  // quic or tcp; default quic
+	Control  string           `toml:"control"`  // control socket; default /run/understudy/agent.sock
+	Log      daemon.LogConfig `toml:"log"`
+}
+
+func runCommand() *cobra.Command {
+	var file string
+	c := config{
+		PKI: "/etc/understudy/pki", Carrier: link.QUIC, Control: defaultSocket,
+		Config: agent.Config{Compress: codec.LevelS2},
+	}
+	var blockSize uint32
+	cmd := &cobra.Command{
+		Use:   "run --disk DEV --receiver HOST:PORT",
+		Short: "Track disks and keep their copies at the receiver up to date",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c.BlockSize = block.BlockSize(blockSize)
+			if file != "" {
+				if err := loadUnderFlags(cmd, file, &c); err != nil {
+					return err
+				}
+			}
+			return run(cmd.Context(), c)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&file, "config", "", "configuration file (TOML); flags win over it")
+	f.StringSliceVar(&c.Disks, "disk", nil, "block device to protect; may be given several times")
+	f.StringVar(&c.Receiver, "receiver", "", "the receiver's HOST:PORT")
+	f.StringVar(&c.Host, "host", "", "name of this host (default: the kernel's)")
+	f.DurationVar(&c.Interval, "interval", 5*time.Second, "from one recovery point to the next")
+	f.StringVar(&c.StateDir, "state-dir", "/var/lib/understudy/agent", "where disk ids are kept")
+	f.StringVar(&c.PKI, "pki", c.PKI, "folder with ca.crt, host.crt and host.key")
+	f.Var(&c.Carrier, "carrier", "carrier of the link")
+	f.Var(&c.Compress, "compress", "compression on the link and in the journal")
+	f.Uint32Var(&blockSize, "block-size", 0, "granularity of tracking in bytes (default 4096, coarser for huge disks)")
+	f.DurationVar(&c.FreezeBudget, "freeze-budget", 50*time.Millisecond, "what a freeze should stay under")
+	f.DurationVar(&c.FreezeLimit, "freeze-limit", 2*time.Second, "when the guard ends a freeze, and the point is given up")
+	f.StringVar(&c.Control, "control", c.Control, "control socket")
+	f.StringVar(&c.Log.Level, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&c.Log.Format, "log-format", "text", "text or json")
+	return cmd
+}
+
+// loadUnderFlags loads the file, then sets the flags that were given once more, so that they win.
+func loadUnderFlags(cmd *cobra.Command, file string, c *config) error {
+	given := map[string]string{}
+	disks := c.Disks
+	cmd.Flags().Visit(func(f *pflag.Flag) { given[f.Name] = f.Value.String() })
+	if err := daemon.LoadConfig(file, c); err != nil {
+		return err
+	}
+	for name, value := range given {
+		if name == "disk" {
+			c.Disks = disks
+			continue
+		}
+		if err := cmd.Flags().Set(name, value); err != nil {
+			return daemon.Exit(daemon.CodeUsage, err)
+		}
+	}
+	return nil
+}
+
+// run assembles the agent and runs it until ctx ends.
+func run(ctx context.Context, c config) error {
+	log, err := daemon.NewLogger(os.Stderr, c.Log)
+	if err != nil {
+		return err
+	}
+	if c.Receiver == "" {
+		return daemon.Exitf(daemon.CodeUsage, "no receiver: name one with --receiver HOST:PORT")
+	}
+	credentials, err := link.LoadCredentials(c.PKI)
+	if err != nil {
+		return daemon.Exit(daemon.CodeRefused, err)
+	}
+	if err := ebpf.Probe(); err != nil {
+		return err
+	}
+	cd, err := codec.New()
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	lc := link.Config{Credentials: credentials, Role: wire.RoleSource, Log: log}
+	a, err := agent.New(c.Config, agent.Parts{
+		Dial:  func(ctx context.Context) (*link.Session, error) { return link.Dial(ctx, c.Carrier, c.Receiver, lc) },
+		Open:  openTracker,
+		Codec: cd,
+		Guard: []string{self, "guard"},
+		Log:   log,
+	})
+	if err != nil {
+		return daemon.Exit(daemon.CodeUsage, err)
+	}
+	control, err := daemon.ListenControl(c.Control)
+	if err != nil {
+		return err
+	}
+	return serve(ctx, a, control)
+}
+
+// serve runs the agent and its control socket side by side; the end of either ends both.
+func serve(ctx context.Context, a *agent.Agent, control *daemon.Control) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		done <- control.Serve(ctx, handler(a))
+		cancel()
+	}()
+	err := a.Run(ctx)
+	cancel()
+	err = errors.Join(err, <-done)
+	if errors.Is(err, capture.ErrInUse) {
+		return daemon.Exit(daemon.CodeInUse, err)
+	}
+	return err
+}
+
+// handler answers what understudy asks of an agent.
+func handler(a *agent.Agent) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/status", daemon.Reply(func(context.Context, *http.Request, func(done, total int64)) (any, error) {
+		return a.Status(), nil
+	}))
+	mux.Handle("/verify", daemon.Reply(func(ctx context.Context, r *http.Request, progress func(done, total int64)) (any, error) {
+		report, err := a.Verify(ctx, r.URL.Query().Get("disk"), func(done, total block.Size) { progress(int64(done), int64(total)) })
+		if errors.Is(err, agent.ErrUnknownDisk) {
+			err = daemon.Exit(daemon.CodeNotFound, err)
+		}
+		return report, err
+	}))
+	return mux
+}
+
+func openTracker(device string, id block.DiskID, granularity block.BlockSize, maxBitmap block.Size) (capture.Tracker, error) {
+	t, err := ebpf.Attach(ebpf.Options{Device: device, Disk: id, BlockSize: granularity, MaxBitmap: maxBitmap})
+	if err != nil {
+		return nil, fmt.Errorf("attach: %w", err)
+	}
+	return t, nil
+}

@@ -1,0 +1,117 @@
+// Command understudy-receiver runs in the other site: it takes the changes of protected disks in, keeps them as recovery
+// points, and gives them back.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/understudy-dr/understudy/internal/codec"
+	"github.com/understudy-dr/understudy/internal/daemon"
+	"github.com/understudy-dr/understudy/internal/link"
+	"github.com/understudy-dr/understudy/internal/wire"
+	"github.com/understudy-dr/understudy/receiver"
+)
+
+func main() {
+	ctx, stop := daemon.Context(context.Background())
+	err := command().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "understudy-receiver:", err)
+	}
+	os.Exit(int(daemon.ExitCode(err)))
+}
+
+// config is the receiver's configuration file; every key has a flag of the same meaning, which wins.
+type config struct {
+	receiver.Config
+	Listen string           `toml:"listen"` // HOST:PORT, on TCP and on UDP; default :443
+	PKI    string           `toml:"pki"`    // folder with ca.crt, host.crt and host.key; default /etc/understudy/pki
+	Log    daemon.LogConfig `toml:"log"`
+}
+
+func command() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "understudy-receiver",
+		Short:         "Keep verified copies of other hosts' disks",
+		Long:          "Keep verified copies of other hosts' disks.\n\nExit codes:\n" + daemon.CodeTable(),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE:          daemon.UnknownCommand,
+	}
+	root.SetFlagErrorFunc(daemon.FlagError)
+	root.AddCommand(runCommand())
+	return root
+}
+
+func runCommand() *cobra.Command {
+	var file string
+	var c config
+	cmd := &cobra.Command{
+		Use:   "run --dir DIR",
+		Short: "Serve agents and operators",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if file == "" {
+				return run(cmd.Context(), c)
+			}
+			given := map[string]string{}
+			cmd.Flags().Visit(func(f *pflag.Flag) { given[f.Name] = f.Value.String() })
+			if err := daemon.LoadConfig(file, &c); err != nil {
+				return err
+			}
+			for name, value := range given {
+				if err := cmd.Flags().Set(name, value); err != nil {
+					return daemon.Exit(daemon.CodeUsage, err)
+				}
+			}
+			return run(cmd.Context(), c)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&file, "config", "", "configuration file (TOML); flags win over it")
+	f.StringVar(&c.Dir, "dir", "/var/lib/understudy/receiver", "where journals and volumes live")
+	f.StringVar(&c.Listen, "listen", ":443", "HOST:PORT to listen on, TCP and UDP")
+	f.StringVar(&c.PKI, "pki", "/etc/understudy/pki", "folder with ca.crt, host.crt and host.key")
+	f.DurationVar(&c.Keep, "keep", time.Hour, "how long recovery points are kept")
+	f.IntVar(&c.MaxPoints, "max-points", 10000, "how many recovery points of a disk are kept at most")
+	f.StringVar(&c.Log.Level, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&c.Log.Format, "log-format", "text", "text or json")
+	return cmd
+}
+
+// run assembles the receiver and runs it until ctx ends.
+func run(ctx context.Context, c config) (err error) {
+	log, err := daemon.NewLogger(os.Stderr, c.Log)
+	if err != nil {
+		return err
+	}
+	credentials, err := link.LoadCredentials(c.PKI)
+	if err != nil {
+		return daemon.Exit(daemon.CodeRefused, err)
+	}
+	cd, err := codec.New()
+	if err != nil {
+		return err
+	}
+	r, err := receiver.New(c.Config, cd, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	l, err := link.Listen(c.Listen, []link.Carrier{link.QUIC, link.TCP},
+		link.Config{Credentials: credentials, Role: wire.RoleTarget, Log: log})
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	log.Info("listening", "addr", l.Addr(link.TCP).String(), "dir", c.Dir)
+	return r.Run(ctx, l)
+}
