@@ -1,0 +1,54 @@
+package wire
+
+import (
+	"fmt"
+
+	"github.com/understudy-dr/understudy/internal/block"
+)
+
+// Open begins the replication of a disk on a stream: the source's first message. Opened or Error answers it.
+//
+//	disk 16 | name string | host string | size u64 | block size u32 | generation u32 | known seq u64 | known digest 32
+type Open struct {
+	Disk       block.DiskID
+	Name       string // the device's path at the source, for people
+	Host       string
+	Size       block.Size
+	BlockSize  block.BlockSize
+	Generation block.Generation
+	// KnownSeq and KnownDigest are the delta that the source's dirty set is relative to; zero: there is none.
+	KnownSeq    block.Seq
+	KnownDigest block.Digest
+}
+
+// Type is TypeOpen.
+func (*Open) Type() Type { return TypeOpen }
+
+// Check holds the message against the limits.
+func (m *Open) Check() error {
+	if m.Size <= 0 || m.Size > block.MaxDiskSize {
+		return fmt.Errorf("a disk of %d bytes", m.Size)
+	}
+	if err := m.BlockSize.Check(); err != nil {
+		return err
+	}
+	if m.KnownSeq == 0 && m.KnownDigest != (block.Digest{}) {
+		return fmt.Errorf("a digest of no delta")
+	}
+	if err := checkText("disk name", m.Name, MaxDiskName); err != nil {
+		return err
+	}
+	return checkText("host", m.Host, MaxHost)
+}
+
+func (m *Open) appendBody(b []byte) []byte {
+	b = appendText(appendText(append(b, m.Disk[:]...), m.Name), m.Host)
+	b = appendU32(appendU32(appendU64(b, uint64(m.Size)), uint32(m.BlockSize)), uint32(m.Generation))
+	return append(appendU64(b, uint64(m.KnownSeq)), m.KnownDigest[:]...)
+}
+
+func (m *Open) parseBody(c *cursor) {
+	m.Disk, m.Name, m.Host = c.disk(), c.text(MaxDiskName), c.text(MaxHost)
+	m.Size, m.BlockSize, m.Generation = block.Size(c.u64()), block.BlockSize(c.u32()), block.Generation(c.u32())
+	m.KnownSeq, m.KnownDigest = block.Seq(c.u64()), c.digest()
+}
