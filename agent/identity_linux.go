@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/understudy-dr/understudy/internal/block"
@@ -52,24 +54,42 @@ type diskIDs struct {
 	Disks   map[string]block.DiskID `json:"disks"` // by deviceIdentity
 }
 
-const diskIDsVersion = 1
+const (
+	diskIDsVersion = 1
+	diskIDsFile    = "disks.json"
+)
+
+// loadDiskIDs reads the state file; one that is not there is empty.
+func loadDiskIDs(path string) (diskIDs, error) {
+	ids := diskIDs{Version: diskIDsVersion, Disks: map[string]block.DiskID{}}
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return ids, nil
+	}
+	if err != nil {
+		return ids, err
+	}
+	if err := json.Unmarshal(raw, &ids); err != nil {
+		return ids, fmt.Errorf("read %s: %w; restore it from a backup, or remove it to protect the disks anew", path, err)
+	}
+	if ids.Version > diskIDsVersion {
+		return ids, fmt.Errorf("read %s: version %d: %w; install the release that wrote it", path, ids.Version, block.ErrVersion)
+	}
+	return ids, nil
+}
+
+// KnownDisks are the ids of all disks that an agent with this state folder has ever protected.
+func KnownDisks(stateDir string) ([]block.DiskID, error) {
+	ids, err := loadDiskIDs(filepath.Join(stateDir, diskIDsFile))
+	return slices.Collect(maps.Values(ids.Disks)), err
+}
 
 // diskID finds the id of a device, and makes and stores one the first time.
 func diskID(stateDir, identity string) (block.DiskID, error) {
-	path := filepath.Join(stateDir, "disks.json")
-	ids := diskIDs{Version: diskIDsVersion, Disks: map[string]block.DiskID{}}
-	raw, err := os.ReadFile(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
+	path := filepath.Join(stateDir, diskIDsFile)
+	ids, err := loadDiskIDs(path)
+	if err != nil {
 		return block.DiskID{}, err
-	default:
-		if err := json.Unmarshal(raw, &ids); err != nil {
-			return block.DiskID{}, fmt.Errorf("read %s: %w; restore it from a backup, or remove it to protect the disks anew", path, err)
-		}
-		if ids.Version > diskIDsVersion {
-			return block.DiskID{}, fmt.Errorf("read %s: version %d: %w; install the release that wrote it", path, ids.Version, block.ErrVersion)
-		}
 	}
 	if id, ok := ids.Disks[identity]; ok {
 		return id, nil

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -41,25 +42,32 @@ func probeCommand() *cobra.Command {
 
 // forgetCommand ends tracking for good.
 func forgetCommand() *cobra.Command {
-	return &cobra.Command{
+	var state string
+	cmd := &cobra.Command{
 		Use:   "forget",
-		Short: "End the tracking that goes on in the kernel after the agent has stopped; the next start compares the disks anew",
+		Short: "End the tracking that goes on in the kernel after the agent has stopped; its next start compares the disks anew",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ids, err := ebpf.Pinned("")
+			known, err := agent.KnownDisks(state)
 			if err != nil {
 				return err
 			}
-			for _, id := range ids {
+			pinned, err := ebpf.Pinned("")
+			if err != nil {
+				return err
+			}
+			for _, id := range known {
+				if !slices.Contains(pinned, id) {
+					continue
+				}
 				if err := ebpf.RemovePins("", id); err != nil {
 					return fmt.Errorf("forget disk %v: %w", id, err)
 				}
 				fmt.Fprintln(cmd.OutOrStdout(), "no longer tracked:", id)
 			}
-			if len(ids) == 0 {
-				fmt.Fprintln(cmd.OutOrStdout(), "nothing was tracked")
-			}
 			return nil
 		},
 	}
+	cmd.Flags().StringVar(&state, "state-dir", "/var/lib/understudy/agent", "where disk ids are kept")
+	return cmd
 }

@@ -1,0 +1,175 @@
+package linetest
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const mib = 1 << 20
+
+// TestTheMainJob protects a disk from nothing, follows its changes, and gets every byte back, on both carriers.
+func TestTheMainJob(t *testing.T) {
+	for _, carrier := range []string{"tcp", "quic"} {
+		t.Run(carrier, func(t *testing.T) {
+			s := newSite(t, carrier)
+			dev := s.loopDisk("disk", 96*mib)
+			write(t, dev, 0, 8*mib)
+			write(t, dev, 64*mib, 4*mib)
+			s.startReceiver()
+			s.startAgent(dev)
+			s.sameAs(dev)
+			write(t, dev, 4*mib, 1*mib)
+			write(t, dev, 95*mib, 1*mib)
+			must(t, "blkdiscard", "-o", "1048576", "-l", "2097152", dev)
+			must(t, "blkdiscard", "-z", "-o", "67108864", "-l", "1048576", dev)
+			s.sameAs(dev)
+		})
+	}
+}
+
+// TestZeroesAreNotSent: an empty disk costs no payload.
+func TestZeroesAreNotSent(t *testing.T) {
+	s := newSite(t, "tcp")
+	dev := s.loopDisk("disk", 256*mib)
+	write(t, dev, 100*mib, mib)
+	s.startReceiver()
+	s.startAgent(dev)
+	s.nextPoint(dev)
+	if d, ok := s.status(dev); !ok || d.Sent < mib/2 || d.Sent > 2*mib {
+		t.Fatalf("a disk with 1 MiB of data took %v of payload", d.Sent)
+	}
+}
+
+// TestResume kills either end or both, at once or after a pause, and writes meanwhile: no byte is lost, and none that did not
+// change is sent again.
+func TestResume(t *testing.T) {
+	s := newSite(t, "tcp")
+	dev := s.loopDisk("disk", 128*mib)
+	write(t, dev, 0, 64*mib)
+	r, a := s.startReceiver(), s.startAgent(dev)
+	s.sameAs(dev)
+	for _, step := range []struct {
+		name string
+		do   func()
+	}{
+		{"agent killed", func() { a.kill(); write(t, dev, 10*mib, mib); a = s.startAgent(dev) }},
+		{"agent stopped", func() { a.stop(); write(t, dev, 20*mib, mib); a = s.startAgent(dev) }},
+		{"receiver killed", func() { r.kill(); write(t, dev, 30*mib, mib); r = s.startReceiver() }},
+		{"both killed", func() {
+			a.kill()
+			r.kill()
+			write(t, dev, 40*mib, mib)
+			r, a = s.startReceiver(), s.startAgent(dev)
+		}},
+	} {
+		step.do()
+		s.sameAs(dev)
+		d, ok := s.status(dev)
+		if !ok || strings.Contains(a.logged(), "comparing the disk") || strings.Contains(a.logged(), "first sync again") {
+			t.Fatalf("%s: it began anew:\n%s", step.name, a.logged())
+		}
+		if strings.HasPrefix(step.name, "agent") && d.Sent > 8*mib {
+			t.Errorf("%s: %v sent for 1 MiB changed", step.name, d.Sent)
+		}
+	}
+}
+
+// TestSeveralDisks protects two disks with one agent and takes their points together.
+func TestSeveralDisks(t *testing.T) {
+	s := newSite(t, "tcp")
+	one, two := s.loopDisk("one", 32*mib), s.loopDisk("two", 48*mib)
+	write(t, one, 0, 4*mib)
+	write(t, two, 8*mib, 4*mib)
+	s.startReceiver()
+	s.startAgent(one, two)
+	s.sameAs(one)
+	s.sameAs(two)
+	write(t, two, 0, mib)
+	s.sameAs(one)
+	s.sameAs(two)
+	p := s.nextPoint(one)
+	if p.Labels["disks"] != "2/2" {
+		t.Errorf("the point was taken of %s disks", p.Labels["disks"])
+	}
+	found := false
+	for _, q := range s.points(two) {
+		found = found || q.Time.Equal(p.Time)
+	}
+	if !found {
+		t.Errorf("no point of %s at the instant %v of %s", two, p.Time, one)
+	}
+}
+
+// TestMountedFileSystem freezes a mounted, busy ext4 and xfs: each restored point passes fsck without replay of the journal.
+func TestMountedFileSystem(t *testing.T) {
+	for _, fs := range []struct {
+		name  string
+		mkfs  []string
+		check func(dev string) []string
+	}{
+		{"ext4", []string{"mkfs.ext4", "-q"}, func(dev string) []string { return []string{"e2fsck", "-fn", dev} }},
+		{"xfs", []string{"mkfs.xfs", "-q", "-f"}, func(dev string) []string { return []string{"xfs_repair", "-n", "-f", dev} }},
+	} {
+		t.Run(fs.name, func(t *testing.T) {
+			s := newSite(t, "tcp")
+			dev := s.loopDisk("disk", 384*mib)
+			must(t, fs.mkfs[0], append(fs.mkfs[1:], dev)...)
+			mount := s.path("mnt")
+			if err := os.Mkdir(mount, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			must(t, "mount", dev, mount)
+			t.Cleanup(func() { must(t, "umount", mount) })
+			s.startReceiver()
+			s.startAgent(dev)
+			stop := churn(t, mount)
+			s.nextPoint(dev)
+			for range 4 {
+				p := s.nextPoint(dev)
+				path := s.restore(dev + "@" + p.Seq.String())
+				check := fs.check(path)
+				must(t, check[0], check[1:]...)
+				os.Remove(path)
+			}
+			stop()
+			must(t, "sync", "-f", mount)
+			s.nextPoint(dev)
+			if stdout, stderr, code := run(t, "understudy", "verify", dev, "--agent", s.path("agent.sock")); code != 0 {
+				t.Fatalf("verify: exit %d: %s%s", code, stdout, stderr)
+			}
+		})
+	}
+}
+
+// churn creates, syncs, renames and deletes files in dir until stop is called.
+func churn(t *testing.T, dir string) (stop func()) {
+	t.Helper()
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		data := make([]byte, 64<<10)
+		for i := 0; ; i++ {
+			select {
+			case <-quit:
+				return
+			default:
+			}
+			data[i%len(data)]++
+			name := filepath.Join(dir, "file-"+string(rune('a'+i%26)))
+			f, err := os.Create(name + ".tmp")
+			if err != nil {
+				continue // full for a moment: the deletes below make room
+			}
+			f.Write(data)
+			f.Sync()
+			f.Close()
+			os.Rename(name+".tmp", name)
+			if i%5 == 0 {
+				os.Remove(filepath.Join(dir, "file-"+string(rune('a'+(i*7)%26))))
+			}
+		}
+	}()
+	return func() { close(quit); <-done }
+}
