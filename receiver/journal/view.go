@@ -1,0 +1,362 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sort"
+	"strings"
+	"sync"
+
+	"github.com/understudy-dr/understudy/internal/block"
+)
+
+// View is a disk as of one delta, read-only: the volume, and over it the frames of the deltas that are not folded. It is a
+// block.Device and a block.Extenter, safe for concurrent use. Every read of a frame checks its header's and payload's sums; a
+// damaged one fails the read with a *block.CorruptionError.
+//
+// As long as it is open, the journal folds no further than its delta, and keeps the files that it reads.
+type View struct {
+	j       *Journal
+	seq     block.Seq
+	size    block.Size // of the disk as of seq
+	base    block.Size // of the disk when the volume's position was taken: beyond it the volume counts for nothing
+	deltas  []*delta
+	extents []extent // in the order of the disk, none overlaps
+
+	cache decoded
+	raw   sync.Pool // *[]byte of maxFrameSize
+
+	mu     sync.Mutex
+	closed bool
+}
+
+// View opens the disk as of the delta seq, which need not be a recovery point. It costs a read of the index of each delta
+// from the volume's position up to seq, and 48 bytes of memory for each frame. ErrNoPoint if there is no such delta any more.
+func (j *Journal) View(seq block.Seq) (*View, error) {
+	v, err := j.register(seq)
+	if err != nil {
+		return nil, fmt.Errorf("view %v: %w", seq, err)
+	}
+	if err := v.load(); err != nil {
+		return nil, errors.Join(fmt.Errorf("view %v: %w", seq, err), v.Close())
+	}
+	return v, nil
+}
+
+// register takes hold of what a view of seq needs.
+func (j *Journal) register(seq block.Seq) (*View, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closed {
+		return nil, j.usableLocked()
+	}
+	tip := j.tip().Seq
+	if seq > tip && j.damage != nil {
+		return nil, j.damage
+	}
+	if seq < j.pos.Target || seq > tip {
+		return nil, fmt.Errorf("%s: %w", j.near(seq), ErrNoPoint)
+	}
+	if j.volume == nil && j.pos.Seq > 0 {
+		return nil, fmt.Errorf("the journal was opened without its volume, and deltas up to %v are in that", j.pos.Seq)
+	}
+	v := &View{j: j, seq: seq, size: j.pos.Size, base: j.pos.Size}
+	v.raw.New = func() any { b := make([]byte, maxFrameSize); return &b }
+	for _, d := range j.deltas {
+		if d.header.Seq > seq {
+			break
+		}
+		d.refs++
+		v.deltas = append(v.deltas, d)
+		v.size = d.header.DiskSize
+	}
+	j.views[v]++
+	return v, nil
+}
+
+// near names the points around seq, for whoever asked for one that is not there.
+func (j *Journal) near(seq block.Seq) string {
+	points := j.points()
+	if len(points) == 0 {
+		return "there is no recovery point yet"
+	}
+	i := sort.Search(len(points), func(i int) bool { return points[i].Seq > seq })
+	var names []string
+	for _, p := range points[max(0, i-1):min(len(points), i+1)] {
+		names = append(names, p.Seq.String())
+	}
+	return "nearest: " + strings.Join(names, ", ")
+}
+
+// load reads the indexes.
+func (v *View) load() error {
+	var all []extent
+	for src, d := range v.deltas {
+		f, err := v.j.files.acquire(d.path)
+		if err != nil {
+			return err
+		}
+		err = d.readIndex(f, func(n uint64, e indexEntry) error {
+			all = append(all, extent{rng: e.rng, pos: e.pos, payload: e.payload, src: uint32(src), number: uint32(n)})
+			return nil
+		})
+		v.j.files.release(f)
+		if err != nil {
+			return err
+		}
+	}
+	v.extents = resolve(all)
+	return nil
+}
+
+// Seq is the delta that the view is as of.
+func (v *View) Seq() block.Seq { return v.seq }
+
+// Geometry implements block.Device.
+func (v *View) Geometry() block.Geometry {
+	return block.Geometry{Size: v.size, Logical: 512, ReadOnly: true}
+}
+
+// WriteAt implements block.Device: it is refused.
+func (v *View) WriteAt([]byte, int64) (int, error) {
+	return 0, fmt.Errorf("write to view %v: %w", v.seq, block.ErrReadOnly)
+}
+
+// Sync implements block.Device: there is nothing to sync.
+func (v *View) Sync() error { return nil }
+
+// Close implements block.Device. Files that were folded meanwhile are removed.
+func (v *View) Close() error {
+	v.mu.Lock()
+	closed := v.closed
+	v.closed = true
+	v.mu.Unlock()
+	if closed {
+		return nil
+	}
+	v.j.mu.Lock()
+	delete(v.j.views, v)
+	v.j.mu.Unlock()
+	return v.j.unref(v.deltas)
+}
+
+func (v *View) isClosed() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.closed
+}
+
+// ReadAt implements block.Device.
+func (v *View) ReadAt(p []byte, off int64) (int, error) {
+	if v.isClosed() {
+		return 0, fmt.Errorf("read view %v: %w", v.seq, block.ErrClosed)
+	}
+	if off < 0 {
+		return 0, fmt.Errorf("read view %v at %d: %w", v.seq, off, block.ErrOutOfRange)
+	}
+	want := block.Range{Off: block.Offset(off), Len: block.Size(len(p))}
+	var end error
+	if !want.In(v.size) {
+		end = io.EOF
+		want.Len = max(0, v.size-block.Size(off))
+	}
+	done := 0
+	err := v.pieces(want, func(r block.Range, e *extent) error {
+		dst := p[r.Off-want.Off : r.End()-want.Off]
+		var err error
+		switch {
+		case e == nil:
+			err = v.readBase(dst, r.Off)
+		case e.payload == 0:
+			clear(dst)
+		default:
+			err = v.readFrame(dst, r, e)
+		}
+		if err == nil {
+			done += len(dst)
+		}
+		return err
+	})
+	if err != nil {
+		return done, fmt.Errorf("read view %v: %w", v.seq, err)
+	}
+	return done, end
+}
+
+// pieces visits what r is made of, in order: parts of extents, and nil for what lies between them.
+func (v *View) pieces(r block.Range, visit func(r block.Range, e *extent) error) error {
+	i := sort.Search(len(v.extents), func(i int) bool { return v.extents[i].rng.End() > r.Off })
+	for pos := r.Off; pos < r.End(); {
+		next, e := r.End(), (*extent)(nil)
+		if i < len(v.extents) {
+			if x := &v.extents[i]; x.rng.Off > pos {
+				next = min(next, x.rng.Off)
+			} else {
+				next, e = min(next, x.rng.End()), x
+				i++
+			}
+		}
+		if err := visit(block.Range{Off: pos, Len: block.Size(next - pos)}, e); err != nil {
+			return err
+		}
+		pos = next
+	}
+	return nil
+}
+
+// readBase reads from the volume; what the disk has grown by since is zeroes.
+func (v *View) readBase(dst []byte, off block.Offset) error {
+	r := block.Range{Off: off, Len: block.Size(len(dst))}.Intersect(block.Range{Len: v.base})
+	if !r.Empty() {
+		n, err := v.j.volume.ReadAt(dst[:r.Len], int64(off))
+		if n < int(r.Len) {
+			if err == nil || errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return fmt.Errorf("volume: %w", err)
+		}
+	}
+	clear(dst[r.Len:])
+	return nil
+}
+
+// readFrame reads r, a part of the frame of e, and keeps the frame decoded if it was not read whole.
+func (v *View) readFrame(dst []byte, r block.Range, e *extent) error {
+	key := frameKey{src: e.src, number: e.number}
+	if f, ok := v.cache.get(key); ok {
+		copy(dst, f.plain[r.Off-f.rng.Off:])
+		return nil
+	}
+	buf := v.raw.Get().(*[]byte)
+	defer v.raw.Put(buf)
+	h, payload, err := v.fetch(*buf, e)
+	if err != nil {
+		return err
+	}
+	whole := h.Range == r
+	to := dst
+	if !whole {
+		to = make([]byte, h.Range.Len)
+	}
+	d := v.deltas[e.src]
+	plain, err := v.j.codec.Open(to[:len(to):len(to)], h, payload)
+	if err != nil {
+		return d.corrupt(e.pos, err)
+	}
+	if len(plain) != len(to) {
+		return d.corrupt(e.pos, fmt.Errorf("%d bytes for range %v: %w", len(plain), h.Range, block.ErrMalformed))
+	}
+	if &plain[0] != &to[0] { // it is the payload itself, in memory that goes back to the pool
+		copy(to, plain)
+	}
+	if !whole {
+		copy(dst, to[r.Off-h.Range.Off:])
+		v.cache.put(decodedFrame{key: key, rng: h.Range, plain: to})
+	}
+	return nil
+}
+
+// fetch reads the frame of e into buf and holds its header against the index.
+func (v *View) fetch(buf []byte, e *extent) (block.FrameHeader, []byte, error) {
+	d := v.deltas[e.src]
+	if e.payload > block.MaxFramePayload {
+		return block.FrameHeader{}, nil, d.corrupt(d.foot.indexAt, fmt.Errorf("payload of %d bytes: %w", e.payload, block.ErrMalformed))
+	}
+	f, err := v.j.files.acquire(d.path)
+	if err != nil {
+		return block.FrameHeader{}, nil, err
+	}
+	defer v.j.files.release(f)
+	raw := buf[:block.FrameHeaderSize+int(e.payload)]
+	if err := d.readFull(f, raw, e.pos, e.pos); err != nil {
+		return block.FrameHeader{}, nil, err
+	}
+	h, err := block.ParseFrameHeader(raw)
+	if err == nil {
+		err = checkFrame(h, d.header.DiskSize, uint64(e.number))
+	}
+	if err == nil && (h.Kind != block.FrameData || h.Payload != e.payload || h.Range.Intersect(e.rng) != e.rng) {
+		err = fmt.Errorf("frame of range %v where the index has one for %v: %w", h.Range, e.rng, block.ErrMalformed)
+	}
+	if err != nil {
+		return h, nil, d.corrupt(e.pos, err)
+	}
+	return h, raw[block.FrameHeaderSize:], nil
+}
+
+// Extents implements block.Extenter: zero frames, what the disk grew by, and the volume's own holes are holes.
+func (v *View) Extents(r block.Range, visit func(block.Extent) bool) error {
+	if !r.In(v.size) {
+		return fmt.Errorf("extents %v of view %v of %v: %w", r, v.seq, v.size, block.ErrOutOfRange)
+	}
+	m := merger{visit: visit}
+	err := v.pieces(r, func(r block.Range, e *extent) error {
+		switch {
+		case e == nil:
+			return v.baseExtents(r, &m)
+		default:
+			return m.add(block.Extent{Range: r, Hole: e.payload == 0})
+		}
+	})
+	if err == nil {
+		err = m.flush()
+	}
+	if errors.Is(err, errStop) {
+		return nil
+	}
+	return err
+}
+
+func (v *View) baseExtents(r block.Range, m *merger) error {
+	in := r.Intersect(block.Range{Len: v.base})
+	if !in.Empty() {
+		x, ok := v.j.volume.(block.Extenter)
+		if !ok {
+			if err := m.add(block.Extent{Range: in}); err != nil {
+				return err
+			}
+		} else {
+			var stop error
+			err := x.Extents(in, func(e block.Extent) bool { stop = m.add(e); return stop == nil })
+			if err = errors.Join(err, stop); err != nil {
+				return err
+			}
+		}
+	}
+	return m.add(block.Extent{Range: block.Range{Off: r.Off + block.Offset(in.Len), Len: r.Len - in.Len}, Hole: true})
+}
+
+// errStop ends a visit that its visitor has had enough of.
+var errStop = errors.New("stop")
+
+// merger joins neighbours of one kind.
+type merger struct {
+	visit func(block.Extent) bool
+	last  block.Extent
+}
+
+func (m *merger) add(e block.Extent) error {
+	switch {
+	case e.Empty():
+		return nil
+	case m.last.Empty():
+		m.last = e
+		return nil
+	case m.last.Hole == e.Hole:
+		m.last.Len += e.Len
+		return nil
+	}
+	err := m.flush()
+	m.last = e
+	return err
+}
+
+func (m *merger) flush() error {
+	if !m.last.Empty() && !m.visit(m.last) {
+		m.last = block.Extent{}
+		return errStop
+	}
+	m.last = block.Extent{}
+	return nil
+}
