@@ -2,7 +2,6 @@ package agent
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"io"
 	"os"
@@ -89,7 +88,7 @@ func (g *Guard) arm(paths []string, limit time.Duration) error {
 func (g *Guard) disarm() error { return g.ask("disarm") }
 
 // RunGuard is the guard's main: it serves the agent at the other end of in and out until in ends.
-func RunGuard(ctx context.Context, in io.Reader, out io.Writer) error {
+func RunGuard(in io.Reader, out io.Writer) error {
 	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE); err != nil {
 		return fmt.Errorf("lock the guard in memory: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/understudy-dr/understudy/internal/block"
 	"github.com/understudy-dr/understudy/receiver/journal"
 )
 
@@ -19,6 +20,19 @@ func (r *Receiver) startFolder(ctx context.Context, rep *replica) {
 	}
 	r.folding[rep] = true
 	r.folders.Go(func() { r.fold(ctx, rep) })
+	r.folders.Go(func() { r.check(ctx, rep) })
+}
+
+// check reads every byte of the journal once after a start: damage is found when it is there, not when a point is needed.
+func (r *Receiver) check(ctx context.Context, rep *replica) {
+	err := rep.journal.Check(ctx, func(done, total block.Size) {})
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	rep.mu.Lock()
+	rep.damaged = err
+	rep.mu.Unlock()
+	r.log.Error("the journal is damaged", "disk", rep.name(), "err", err)
 }
 
 // fold lets old points go and applies their deltas to the volume. An error is retried with the next delta, and logged when it

@@ -1,7 +1,6 @@
 package receiver
 
 import (
-	"context"
 	"encoding/json"
 	"time"
 
@@ -88,25 +87,14 @@ func (r *replica) report() DiskReport {
 	}
 	r.mu.Lock()
 	d.Source = r.source
-	if r.damage != nil {
-		d.Damage = r.damage.Error()
-	}
 	r.mu.Unlock()
+	if err := r.damage(); err != nil {
+		d.Damage = err.Error()
+	}
 	if len(points) > 0 {
 		oldest, newest := pointReport(points[0].Seal), pointReport(points[len(points)-1].Seal)
 		d.Oldest, d.Newest = &oldest, &newest
 		d.Lag = time.Since(newest.Time).Seconds()
 	}
 	return d
-}
-
-// check reads every byte of every journal, and marks the copies that are damaged. It is what audit and start-up use.
-func (r *replica) check(ctx context.Context, progress func(done, total block.Size)) error {
-	err := r.journal.Check(ctx, progress)
-	if err != nil && ctx.Err() == nil {
-		r.mu.Lock()
-		r.damage = err
-		r.mu.Unlock()
-	}
-	return err
 }

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/understudy-dr/understudy/internal/block"
 	"github.com/understudy-dr/understudy/internal/wire"
@@ -45,10 +44,19 @@ type replica struct {
 	dir     string
 	changed chan struct{} // capacity 1: something was sealed, the folder should look
 
-	mu     sync.Mutex
-	source string // host of the source that has the disk open, "" for none
-	damage error  // why the copy is not served or continued
-	seen   time.Time
+	mu      sync.Mutex
+	source  string // host of the source that has the disk open, "" for none
+	damaged error  // what a check of every byte found
+}
+
+// damage is why the copy is not continued, nil if all is well as far as is known.
+func (r *replica) damage() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.damaged != nil {
+		return r.damaged
+	}
+	return r.journal.Damage()
 }
 
 // openStore opens every disk in dir. It makes dir if it is not there, and refuses one that a later release wrote or that
@@ -231,13 +239,13 @@ func (s *store) close() error {
 
 // claim gives the disk to one source at a time.
 func (r *replica) claim(host string) error {
+	if err := r.damage(); err != nil {
+		return wire.Errorf(wire.CodeCorrupt, "%w; points before it can be restored; move %s away to begin the copy anew", err, r.dir)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.source != "" {
 		return wire.Errorf(wire.CodeBusy, "disk %v is being replicated by an agent on %s", r.journal.Meta().Disk, r.source)
-	}
-	if r.damage != nil {
-		return wire.Errorf(wire.CodeCorrupt, "%v", r.damage)
 	}
 	r.source = host
 	return nil
@@ -247,7 +255,6 @@ func (r *replica) release() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.source = ""
-	r.seen = time.Now()
 }
 
 // poke tells the folder that there may be something to do.
