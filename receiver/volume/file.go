@@ -15,7 +15,7 @@ import (
 // File is a volume in a regular file or on a block device. It is safe for concurrent use; Truncate too.
 type File struct {
 	f     *block.File
-	guard *os.File // keeps others from using the block device; nil for a regular file
+	guard *os.File // the claim on a block device; nil for a regular file
 
 	mu sync.RWMutex // held for writing while the size changes
 }
@@ -71,7 +71,7 @@ func OpenDevice(path string) (*File, error) {
 	if mode := info.Mode(); mode&os.ModeDevice == 0 || mode&os.ModeCharDevice != 0 {
 		return nil, fmt.Errorf("open volume %s: it is not a block device", path)
 	}
-	guard, err := os.OpenFile(path, os.O_RDONLY|syscall.O_EXCL, 0)
+	guard, err := os.OpenFile(path, os.O_RDWR|syscall.O_EXCL, 0)
 	if errors.Is(err, syscall.EBUSY) {
 		return nil, fmt.Errorf("open volume %s: it is in use: unmount it, or choose another: %w", path, err)
 	}
@@ -124,7 +124,7 @@ func (v *File) Zero(r block.Range) error {
 		mid = aligned(r, v.f.Geometry().Logical)
 	}
 	if !mid.Empty() {
-		err := v.f.Zero(mid)
+		err := v.zeroBlocks(mid)
 		if errors.Is(err, syscall.EOPNOTSUPP) {
 			mid = block.Range{Off: r.Off}
 		} else if err != nil {
@@ -135,6 +135,13 @@ func (v *File) Zero(r block.Range) error {
 		v.writeZeroes(block.Range{Off: r.Off, Len: block.Size(mid.Off - r.Off)}),
 		v.writeZeroes(block.Range{Off: mid.End(), Len: block.Size(r.End() - mid.End())}),
 	)
+}
+
+func (v *File) zeroBlocks(r block.Range) error {
+	if v.guard != nil {
+		return zeroDevice(v.guard, r)
+	}
+	return v.f.Zero(r)
 }
 
 // aligned is the part of r that consists of whole blocks; an empty one is at r's start.
