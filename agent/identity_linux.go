@@ -128,3 +128,12 @@ func storeDiskIDs(path string, ids diskIDs) error {
 	defer dir.Close()
 	return dir.Sync()
 }
+
+// bootID is the kernel's boot id; zero where it can't be read, which is a boot like any other.
+func bootID() [16]byte {
+	id, err := block.ParseDiskID(sysfsText("/proc/sys/kernel/random", "boot_id"))
+	if err != nil {
+		return [16]byte{}
+	}
+	return id
+}

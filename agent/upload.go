@@ -48,7 +48,7 @@ func startUpload(ctx context.Context, d *disk, s *link.Session, cfg Config, code
 	defer stop()
 	n := d.current()
 	err = stream.Send(&wire.Open{
-		Disk: d.id, Name: d.path, Host: cfg.Host, Size: d.pump.size, BlockSize: d.set.BlockSize(),
+		Disk: d.id, Name: d.path, Host: cfg.Host, Boot: bootID(), Size: d.pump.size, BlockSize: d.set.BlockSize(),
 		KnownSeq: n.Acked.Seq, KnownDigest: n.Acked.Digest,
 	})
 	if err == nil {

@@ -85,9 +85,7 @@ func (r *replica) report() DiskReport {
 		ID: meta.Disk, Host: meta.Host, Name: meta.Name, Size: meta.Size, Tip: r.journal.Tip().Seq,
 		Points: len(points), Journal: usage.Bytes, Folded: usage.Folded, Allocated: r.vol.Allocated(),
 	}
-	r.mu.Lock()
-	d.Source = r.source
-	r.mu.Unlock()
+	d.Source = r.source()
 	if err := r.damage(); err != nil {
 		d.Damage = err.Error()
 	}

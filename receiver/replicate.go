@@ -24,14 +24,15 @@ import (
 
 // replicate serves one source's stream of one disk.
 func (r *Receiver) replicate(ctx context.Context, peer link.Peer, stream *link.Stream, open *wire.Open) error {
-	rep, err := r.replicaFor(ctx, open)
+	rep, err := r.replicaFor(ctx, peer.Host, open)
 	if err != nil {
 		return err
 	}
-	if err := rep.claim(peer.Host); err != nil {
+	release, err := rep.claim(&holder{host: peer.Host, boot: open.Boot, evict: func() { stream.SetDeadline(time.Now()) }})
+	if err != nil {
 		return err
 	}
-	defer rep.release()
+	defer release()
 	meta, tip := rep.journal.Meta(), rep.journal.Tip()
 	err = stream.Send(&wire.Opened{
 		TipSeq: tip.Seq, TipDigest: tip.Digest, TipSize: tip.Size, Generation: meta.Generation,
@@ -44,7 +45,7 @@ func (r *Receiver) replicate(ctx context.Context, peer link.Peer, stream *link.S
 		return err
 	}
 	in := &intake{stream: stream, replica: rep, codec: r.codec}
-	defer in.abort()
+	defer in.abort() // before release: the next claim begins with the journal free
 	for {
 		if err := in.next(); err != nil {
 			return storageError(err)
@@ -52,8 +53,8 @@ func (r *Receiver) replicate(ctx context.Context, peer link.Peer, stream *link.S
 	}
 }
 
-// replicaFor finds the copy of the disk, or makes a place for one.
-func (r *Receiver) replicaFor(ctx context.Context, open *wire.Open) (*replica, error) {
+// replicaFor finds the copy of the disk, or makes a place for one. host is who the source's certificate says it is.
+func (r *Receiver) replicaFor(ctx context.Context, host string, open *wire.Open) (*replica, error) {
 	if open.Size <= 0 || open.Size > block.MaxDiskSize {
 		return nil, wire.Errorf(wire.CodeProtocol, "a disk of %d bytes", open.Size)
 	}
@@ -61,19 +62,19 @@ func (r *Receiver) replicaFor(ctx context.Context, open *wire.Open) (*replica, e
 	if rep == nil {
 		var err error
 		rep, err = r.store.create(journal.Meta{
-			Disk: open.Disk, Name: open.Name, Host: open.Host, Size: open.Size, BlockSize: open.BlockSize,
+			Disk: open.Disk, Name: open.Name, Host: host, Size: open.Size, BlockSize: open.BlockSize,
 			Created: time.Now().UTC(),
 		})
 		if err != nil {
 			return nil, storageError(err)
 		}
-		r.log.Info("new disk", "disk", open.Disk.String(), "host", open.Host, "name", open.Name, "size", open.Size)
+		r.log.Info("new disk", "disk", open.Disk.String(), "host", host, "name", open.Name, "size", open.Size)
 		r.startFolder(ctx, rep)
 	}
 	meta := rep.journal.Meta()
-	if open.Host != meta.Host {
+	if host != meta.Host {
 		return nil, wire.Errorf(wire.CodeForbidden, "disk %v belongs to host %s, not to %s: a copied state directory? give this host's disk an id of its own by removing its disks.json",
-			open.Disk, meta.Host, open.Host)
+			open.Disk, meta.Host, host)
 	}
 	if tip := rep.journal.Tip(); open.Size < tip.Size {
 		return nil, wire.Errorf(wire.CodeTip, "the disk has %v, its copy %v: a disk that became smaller is refused; grow it back, or protect it anew under another id",

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/understudy-dr/understudy/internal/block"
 	"github.com/understudy-dr/understudy/internal/wire"
@@ -45,8 +46,8 @@ type replica struct {
 	changed chan struct{} // capacity 1: something was sealed, the folder should look
 
 	mu      sync.Mutex
-	source  string // host of the source that has the disk open, "" for none
-	damaged error  // what a check of every byte found
+	holder  *holder // of the source that has the disk open, nil for none
+	damaged error   // what a check of every byte found
 }
 
 // damage is why the copy is not continued, nil if all is well as far as is known.
@@ -237,24 +238,59 @@ func (s *store) close() error {
 	return errors.Join(err, s.lock.Close())
 }
 
-// claim gives the disk to one source at a time.
-func (r *replica) claim(host string) error {
-	if err := r.damage(); err != nil {
-		return wire.Errorf(wire.CodeCorrupt, "%w; points before it can be restored; move %s away to begin the copy anew", err, r.dir)
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.source != "" {
-		return wire.Errorf(wire.CodeBusy, "disk %v is being replicated by an agent on %s", r.journal.Meta().Disk, r.source)
-	}
-	r.source = host
-	return nil
+// holder is the source's stream that has a disk open.
+type holder struct {
+	host  string
+	boot  [16]byte
+	evict func()        // breaks its stream
+	gone  chan struct{} // closed when it has let go
 }
 
-func (r *replica) release() {
+// evictTimeout is how long an earlier stream of the same agent may take to notice that it is broken.
+const evictTimeout = 10 * time.Second
+
+// claim gives the disk to one source at a time. A second stream from the same boot of the same host takes over from the first,
+// whose agent is gone: it would have kept the second from tracking the disk. The returned func lets go.
+func (r *replica) claim(h *holder) (release func(), err error) {
+	if err := r.damage(); err != nil {
+		return nil, wire.Errorf(wire.CodeCorrupt, "%w; points before it can be restored; move %s away to begin the copy anew", err, r.dir)
+	}
+	h.gone = make(chan struct{})
+	for deadline := time.Now().Add(evictTimeout); ; {
+		r.mu.Lock()
+		old := r.holder
+		if old == nil {
+			r.holder = h
+			r.mu.Unlock()
+			return func() { r.release(h) }, nil
+		}
+		r.mu.Unlock()
+		if old.host != h.host || old.boot != h.boot || time.Now().After(deadline) {
+			return nil, wire.Errorf(wire.CodeBusy, "disk %v is being replicated by another agent on %s", r.journal.Meta().Disk, old.host)
+		}
+		old.evict()
+		select {
+		case <-old.gone:
+		case <-time.After(time.Until(deadline)):
+		}
+	}
+}
+
+func (r *replica) release(h *holder) {
+	r.mu.Lock()
+	r.holder = nil
+	r.mu.Unlock()
+	close(h.gone)
+}
+
+// source is the host whose agent has the disk open, "" for none.
+func (r *replica) source() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.source = ""
+	if r.holder == nil {
+		return ""
+	}
+	return r.holder.host
 }
 
 // poke tells the folder that there may be something to do.

@@ -8,11 +8,15 @@ import (
 
 // Open begins the replication of a disk on a stream: the source's first message. Opened or Error answers it.
 //
-//	disk 16 | name string | host string | size u64 | block size u32 | generation u32 | known seq u64 | known digest 32
+//	disk 16 | name string | host string | boot id 16 | size u64 | block size u32 | generation u32 | known seq u64 |
+//	known digest 32
 type Open struct {
-	Disk       block.DiskID
-	Name       string // the device's path at the source, for people
-	Host       string
+	Disk block.DiskID
+	Name string // the device's path at the source, for people
+	Host string
+	// Boot is the kernel's boot id at the source. Within one boot a tracker has one owner, so an open of the same boot means
+	// that the agent before it is gone, whatever the target still sees of its connection.
+	Boot       [16]byte
 	Size       block.Size
 	BlockSize  block.BlockSize
 	Generation block.Generation
@@ -43,12 +47,14 @@ func (m *Open) Check() error {
 
 func (m *Open) appendBody(b []byte) []byte {
 	b = appendText(appendText(append(b, m.Disk[:]...), m.Name), m.Host)
+	b = append(b, m.Boot[:]...)
 	b = appendU32(appendU32(appendU64(b, uint64(m.Size)), uint32(m.BlockSize)), uint32(m.Generation))
 	return append(appendU64(b, uint64(m.KnownSeq)), m.KnownDigest[:]...)
 }
 
 func (m *Open) parseBody(c *cursor) {
 	m.Disk, m.Name, m.Host = c.disk(), c.text(MaxDiskName), c.text(MaxHost)
+	copy(m.Boot[:], c.take(len(m.Boot)))
 	m.Size, m.BlockSize, m.Generation = block.Size(c.u64()), block.BlockSize(c.u32()), block.Generation(c.u32())
 	m.KnownSeq, m.KnownDigest = block.Seq(c.u64()), c.digest()
 }

@@ -44,7 +44,7 @@ var draws = map[wire.Type]func(t *rapid.T) wire.Message{
 	},
 	wire.TypeOpen: func(t *rapid.T) wire.Message {
 		m := &wire.Open{
-			Disk: block.NewDiskID(), Name: text(t, wire.MaxDiskName), Host: text(t, wire.MaxHost), Size: diskSize(t),
+			Disk: block.NewDiskID(), Name: text(t, wire.MaxDiskName), Boot: [16]byte(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "boot")), Host: text(t, wire.MaxHost), Size: diskSize(t),
 			BlockSize:  block.BlockSize(512 << rapid.IntRange(0, 17).Draw(t, "shift")),
 			Generation: block.Generation(rapid.Uint32().Draw(t, "generation")), KnownSeq: block.Seq(rapid.Uint64().Draw(t, "seq")),
 		}
