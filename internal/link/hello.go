@@ -1,0 +1,225 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/understudy-dr/understudy/internal/wire"
+)
+
+// Config is what both ends of a link need. Credentials must be set; the zero value of everything else is the default.
+type Config struct {
+	Credentials *Credentials
+	// Role is what this end is; its certificate must allow it. Default: target for Listen, source for Dial.
+	Role wire.Role
+	// PeerRole is what the peer of Dial must be. Default: target. A listener takes any role that the peer's certificate
+	// allows, and its user decides by Peer.Role what that peer may do.
+	PeerRole wire.Role
+	// Program is this program's name and version, for the peer's logs.
+	Program string
+	// Log is where a Listener says whom it turned away, rate-limited. Default: nowhere.
+	Log *slog.Logger
+	// Idle is after how long without a sign of life a session ends. Default: 20 s.
+	Idle time.Duration
+	// MinVersion and MaxVersion are the versions of the protocol to speak. Default: all that wire knows.
+	MinVersion, MaxVersion uint16
+}
+
+// withDefaults validates c and fills a copy.
+func (c Config) withDefaults(role wire.Role) (Config, error) {
+	if c.Credentials == nil {
+		return c, errors.New("link: no credentials: load them with LoadCredentials")
+	}
+	if c.Role == 0 {
+		c.Role = role
+	}
+	if c.PeerRole == 0 {
+		c.PeerRole = wire.RoleTarget
+	}
+	if c.Idle == 0 {
+		c.Idle = defaultIdle
+	}
+	if c.MinVersion == 0 {
+		c.MinVersion = wire.MinVersion
+	}
+	if c.MaxVersion == 0 {
+		c.MaxVersion = wire.MaxVersion
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Idle < 300*time.Millisecond {
+		return c, fmt.Errorf("link: an idle time of %v is too short", c.Idle)
+	}
+	if id := (identity{c.Credentials.Name, c.Credentials.Roles}); !id.may(c.Role) {
+		return c, wire.Errorf(wire.CodeForbidden, "the certificate of %s is for %v, not for a %v: issue one with: understudy pki issue --role %v",
+			id.name, id.roles, c.Role, c.Role)
+	}
+	return c, nil
+}
+
+// Peer is the other end of a session.
+type Peer struct {
+	Host    string    // from its certificate
+	Role    wire.Role // what it is here; its certificate allows it
+	Program string    // name and version, as it says
+	Addr    string    // where it is now
+	// Skew is by how much its clock is ahead of this end's, half a round trip uncertain.
+	Skew time.Duration
+}
+
+// hello.go: how two ends greet each other. The same on both carriers, after the TLS handshake:
+//
+//	dialer                                     listener
+//	admit: certificate, clock, role            admit: certificate, clock
+//	─────────────────── Hello ───────────────▶ versions agree? does the certificate allow the role?
+//	version known? ◀────────────────────────── Welcome
+//
+// Whoever finds something wrong sends an Error in place of its message and closes. Nothing that the peer says is looked at
+// before admit.
+
+// admit is the one place where a peer's certificate is verified.
+func admit(c conn, cfg Config) (identity, error) {
+	return verify(c.certificates(), cfg.Credentials.roots, time.Now())
+}
+
+// refuse tells the peer err and returns it.
+func refuse(c conn, err error) error {
+	c.close(asWire(err))
+	return err
+}
+
+// asWire makes an error one that can be sent.
+func asWire(err error) *wire.Error {
+	if err == nil {
+		return nil
+	}
+	var e *wire.Error
+	if !errors.As(err, &e) {
+		e = wire.Errorf(wire.CodeInternal, "%w", err)
+	}
+	return e
+}
+
+// greet is the dialer's side. It closes c when it fails.
+func greet(ctx context.Context, c conn, cfg Config) (Peer, uint16, error) {
+	peer := Peer{Role: cfg.PeerRole, Addr: c.remote().String()}
+	id, err := admit(c, cfg)
+	if err != nil {
+		return peer, 0, refuse(c, err)
+	}
+	if peer.Host = id.name; !id.may(cfg.PeerRole) {
+		return peer, 0, refuse(c, wire.Errorf(wire.CodeForbidden, "%s may not be a %v: its certificate is for %v", id.name, cfg.PeerRole, id.roles))
+	}
+	hello := &wire.Hello{
+		MinVersion: cfg.MinVersion, MaxVersion: cfg.MaxVersion, Role: cfg.Role,
+		Host: cfg.Credentials.Name, Program: cfg.Program, Time: time.Now(),
+	}
+	got, err := exchange(ctx, c, hello)
+	if err != nil {
+		c.close(nil)
+		return peer, 0, err
+	}
+	switch m := got.(type) {
+	case *wire.Welcome:
+		if m.Version < cfg.MinVersion || m.Version > cfg.MaxVersion {
+			return peer, 0, refuse(c, wire.Errorf(wire.CodeProtocol, "%s chose version %d out of %d to %d", id.name, m.Version, cfg.MinVersion, cfg.MaxVersion))
+		}
+		peer.Program, peer.Skew = m.Program, time.Until(m.Time)
+		return peer, m.Version, nil
+	case *wire.Error:
+		c.close(nil)
+		return peer, 0, fmt.Errorf("%s refused: %w", id.name, m)
+	}
+	return peer, 0, refuse(c, wire.Errorf(wire.CodeProtocol, "%s answered hello with %v", id.name, got.Type()))
+}
+
+// exchange sends the hello and receives the answer to it.
+func exchange(ctx context.Context, c conn, hello *wire.Hello) (wire.Message, error) {
+	g, err := c.greeting(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { g.SetDeadline(time.Now()) })
+	defer stop()
+	if err := writeMessage(g, hello); err != nil {
+		return nil, err
+	}
+	return readGreeting(g)
+}
+
+// receiveHello is the listener's side. It closes c when it fails.
+func receiveHello(ctx context.Context, c conn, cfg Config) (Peer, uint16, error) {
+	peer := Peer{Addr: c.remote().String()}
+	id, err := admit(c, cfg)
+	if err != nil {
+		return peer, 0, refuse(c, err)
+	}
+	peer.Host = id.name
+	g, err := c.greeting(ctx)
+	if err != nil {
+		c.close(nil)
+		return peer, 0, err
+	}
+	stop := context.AfterFunc(ctx, func() { g.SetDeadline(time.Now()) })
+	defer stop()
+	got, err := readGreeting(g)
+	if err != nil {
+		return peer, 0, refuse(c, err)
+	}
+	hello, ok := got.(*wire.Hello)
+	if e, is := got.(*wire.Error); is {
+		c.close(nil)
+		return peer, 0, fmt.Errorf("it refused this end: %w", e)
+	}
+	if !ok {
+		return peer, 0, refuse(c, wire.Errorf(wire.CodeProtocol, "a session can't begin with %v", got.Type()))
+	}
+	version, err := hello.Agree(cfg.MinVersion, cfg.MaxVersion)
+	if err != nil {
+		return peer, 0, refuse(c, err)
+	}
+	if !id.may(hello.Role) {
+		return peer, 0, refuse(c, wire.Errorf(wire.CodeForbidden, "%s may not be a %v: its certificate is for %v", id.name, hello.Role, id.roles))
+	}
+	peer.Role, peer.Program, peer.Skew = hello.Role, hello.Program, time.Until(hello.Time)
+	err = writeMessage(g, &wire.Welcome{Version: version, Host: cfg.Credentials.Name, Program: cfg.Program, Time: time.Now()})
+	if err != nil {
+		c.close(nil)
+	}
+	return peer, version, err
+}
+
+func writeMessage(w io.Writer, m wire.Message) error {
+	raw, err := wire.Append(nil, m)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(raw)
+	return err
+}
+
+// readGreeting reads one message, no byte more, and no more than the first message of a session may measure.
+func readGreeting(r io.Reader) (wire.Message, error) {
+	raw := make([]byte, wire.HeadSize, wire.MaxGreeting)
+	if _, err := io.ReadFull(r, raw); err != nil {
+		return nil, err
+	}
+	t, n, err := wire.ParseHead(raw)
+	if err != nil {
+		return nil, err
+	}
+	if wire.HeadSize+n > cap(raw) {
+		return nil, wire.Errorf(wire.CodeProtocol, "a greeting of %d bytes (%v)", n, t)
+	}
+	raw = raw[:wire.HeadSize+n]
+	if _, err := io.ReadFull(r, raw[wire.HeadSize:]); err != nil {
+		return nil, err
+	}
+	m, _, err := wire.Parse(raw)
+	return m, err
+}

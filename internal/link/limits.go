@@ -1,0 +1,48 @@
+package link
+
+import "time"
+
+// Every limit of a link. A peer is authenticated before any of the large ones counts.
+const (
+	// handshakeTimeout bounds the time from a connection to the end of the hello, on both ends: a half-open or silent peer
+	// costs a goroutine for so long.
+	handshakeTimeout = 10 * time.Second
+	// maxHandshakes is how many peers a listener greets at once. More wait in the kernel, or are dropped there.
+	maxHandshakes = 128
+	// defaultIdle is after how long without a sign of life a session is given up. Keep-alives go out every third of it.
+	defaultIdle = 20 * time.Second
+	// farewell is how long Close waits until the peer has seen the reason.
+	farewell = time.Second
+
+	// maxStreams is how many streams a peer may have open: a disk of a source has one and two more while it is scanned.
+	maxStreams = 512
+	// acceptBacklog is how many of those may wait for AcceptStream.
+	acceptBacklog = 64
+
+	// quicWindow is what may be in flight on a stream: 1 Gbit/s at 500 ms, 10 Gbit/s at 50 ms. It grows to that by use.
+	quicWindow = 64 << 20
+	// quicConnWindow is what may be in flight on all streams together.
+	quicConnWindow = 96 << 20
+	// quicFirstWindow is what a window starts with: the round trips that growing costs are felt on a long line.
+	quicFirstWindow = 4 << 20
+
+	// tcpWindow is what may be in flight on a stream of the TCP carrier. What a slow reader has not fetched stays in
+	// memory, in a buffer of up to twice this a stream, so it is smaller than QUIC's: 1 Gbit/s at 128 ms.
+	tcpWindow = 16 << 20
+
+	// lingerTimeout is for how long what was sent on a closed stream of the TCP carrier may still be read by the peer.
+	lingerTimeout = 2 * time.Minute
+
+	// sendBuffer gathers small frames and messages. A payload larger than what is left of it is filled up to it and the
+	// rest is sent from where it lies: 1/8 of a frame of block.MaxFrameData is copied.
+	sendBuffer = 32 << 10
+	// receiveBuffer is for heads and small messages; larger reads go past it.
+	receiveBuffer = 32 << 10
+	// recordBatch is how many bytes of TLS records go to the kernel in one call.
+	recordBatch = 128 << 10
+	// growStep bounds what is set aside for a message on the peer's word alone; more comes as the bytes do.
+	growStep = 64 << 10
+
+	// maxReason is how much of an error's text travels in the close of a QUIC connection, which has to fit in a packet.
+	maxReason = 900
+)

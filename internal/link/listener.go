@@ -1,0 +1,304 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	"github.com/understudy-dr/understudy/internal/wire"
+)
+
+// Listener takes sessions on one port, UDP for QUIC and TCP for TLS. It greets peers by itself; whom it turns away, it
+// says in the log of its Config.
+type Listener struct {
+	cfg    Config
+	log    *logLimit
+	tcp    net.Listener
+	udp    *quic.Transport
+	quic   *quic.Listener
+	ready  chan *Session
+	slots  chan struct{} // one per peer that is being greeted
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu    sync.Mutex
+	conns map[conn]struct{} // greeted and not ended
+}
+
+// Listen listens at addr (HOST:PORT; port 0 takes a free one, the same for both carriers). Close what it returns.
+func Listen(addr string, carriers []Carrier, cfg Config) (*Listener, error) {
+	cfg, err := cfg.withDefaults(wire.RoleTarget)
+	if err != nil {
+		return nil, err
+	}
+	l := &Listener{
+		cfg: cfg, log: &logLimit{log: cfg.Log}, ready: make(chan *Session), slots: make(chan struct{}, maxHandshakes),
+		conns: map[conn]struct{}{},
+	}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	if err := l.bind(addr, carriers); err != nil {
+		l.Close()
+		if errors.Is(err, syscall.EADDRINUSE) {
+			err = fmt.Errorf("%w: another program, or another receiver, has this port", err)
+		}
+		return nil, fmt.Errorf("listen at %s: %w", addr, err)
+	}
+	if l.tcp != nil {
+		l.wg.Go(l.acceptTCP)
+	}
+	if l.quic != nil {
+		l.wg.Go(l.acceptQUIC)
+	}
+	return l, nil
+}
+
+// bind opens the sockets. With port 0 the port that TCP got may be taken on UDP: then another is tried.
+func (l *Listener) bind(addr string, carriers []Carrier) error {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return err
+	}
+	for try := 0; ; try++ {
+		if err = l.bindOnce(host, port, carriers); err == nil {
+			return nil
+		}
+		l.unbind()
+		if port != "0" || try == 10 || !errors.Is(err, syscall.EADDRINUSE) {
+			return err
+		}
+	}
+}
+
+func (l *Listener) bindOnce(host, port string, carriers []Carrier) error {
+	for _, carrier := range carriers {
+		addr := net.JoinHostPort(host, port)
+		switch carrier {
+		case TCP:
+			tcp, err := net.Listen("tcp", addr)
+			if err != nil {
+				return err
+			}
+			l.tcp = tcp
+			_, port, _ = net.SplitHostPort(tcp.Addr().String())
+		case QUIC:
+			udp, err := net.ListenPacket("udp", addr)
+			if err != nil {
+				return err
+			}
+			l.udp = &quic.Transport{Conn: udp}
+			if l.quic, err = l.udp.Listen(l.cfg.Credentials.tlsConfig(), quicConfig(l.cfg)); err != nil {
+				return err
+			}
+			_, port, _ = net.SplitHostPort(udp.LocalAddr().String())
+		default:
+			return fmt.Errorf("no such carrier as %q", string(carrier))
+		}
+	}
+	if l.tcp == nil && l.quic == nil {
+		return errors.New("no carrier to listen on")
+	}
+	return nil
+}
+
+func (l *Listener) unbind() {
+	if l.tcp != nil {
+		l.tcp.Close()
+	}
+	if l.quic != nil {
+		l.quic.Close()
+	}
+	if l.udp != nil {
+		l.udp.Close()
+		l.udp.Conn.Close()
+	}
+	l.tcp, l.quic, l.udp = nil, nil, nil
+}
+
+// Addr is where a carrier listens, nil if it does not.
+func (l *Listener) Addr(carrier Carrier) net.Addr {
+	switch {
+	case carrier == TCP && l.tcp != nil:
+		return l.tcp.Addr()
+	case carrier == QUIC && l.quic != nil:
+		return l.quic.Addr()
+	}
+	return nil
+}
+
+// Accept waits for the next session. It fails when the listener is closed or ctx has ended.
+func (l *Listener) Accept(ctx context.Context) (*Session, error) {
+	select {
+	case s := <-l.ready:
+		return s, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-l.ctx.Done():
+		return nil, ErrClosed
+	}
+}
+
+// Close stops listening and ends every session that came from here, with wire.ErrShutdown as the reason for those that
+// are still open. It returns when all of it has stopped.
+func (l *Listener) Close() error {
+	l.cancel()
+	if l.tcp != nil {
+		l.tcp.Close()
+	}
+	if l.quic != nil {
+		l.quic.Close()
+	}
+	var closing sync.WaitGroup
+	l.mu.Lock()
+	for c := range l.conns {
+		closing.Go(func() { c.close(wire.Errorf(wire.CodeShutdown, "the peer is stopping")) })
+	}
+	l.mu.Unlock()
+	closing.Wait()
+	l.wg.Wait()
+	if l.udp != nil {
+		l.udp.Close()
+		l.udp.Conn.Close()
+	}
+	return nil
+}
+
+// acceptTCP takes connections until the listener is closed. Errors of a single one, such as a lack of file descriptors,
+// pass.
+func (l *Listener) acceptTCP() {
+	for {
+		raw, err := l.tcp.Accept()
+		if l.ctx.Err() != nil {
+			if err == nil {
+				raw.Close()
+			}
+			return
+		}
+		if err != nil {
+			l.log.warn("accept failed", "carrier", string(TCP), "err", err)
+			l.pause()
+			continue
+		}
+		if !l.slot() {
+			raw.Close()
+			return
+		}
+		l.wg.Go(func() {
+			defer l.free()
+			ctx, cancel := context.WithTimeout(l.ctx, handshakeTimeout)
+			defer cancel()
+			c, err := handshakeTCP(ctx, raw, l.cfg, false)
+			if err != nil {
+				l.turnedAway(TCP, Peer{Addr: raw.RemoteAddr().String()}, fmt.Errorf("TLS handshake: %w", err))
+				return
+			}
+			l.greet(ctx, c, TCP)
+		})
+	}
+}
+
+// acceptQUIC takes connections that have completed their handshake until the listener is closed.
+func (l *Listener) acceptQUIC() {
+	for {
+		q, err := l.quic.Accept(l.ctx)
+		if err != nil {
+			if l.ctx.Err() != nil || errors.Is(err, quic.ErrServerClosed) {
+				return
+			}
+			l.log.warn("accept failed", "carrier", string(QUIC), "err", err)
+			l.pause()
+			continue
+		}
+		c := &quicConn{c: q, idle: l.cfg.Idle}
+		if !l.slot() {
+			c.close(nil)
+			return
+		}
+		l.wg.Go(func() {
+			defer l.free()
+			ctx, cancel := context.WithTimeout(l.ctx, handshakeTimeout)
+			defer cancel()
+			l.greet(ctx, c, QUIC)
+		})
+	}
+}
+
+// pause keeps a loop that fails at once from spinning.
+func (l *Listener) pause() {
+	select {
+	case <-l.ctx.Done():
+	case <-time.After(100 * time.Millisecond):
+	}
+}
+
+// slot waits for a place among the peers that are being greeted.
+func (l *Listener) slot() bool {
+	select {
+	case l.slots <- struct{}{}:
+		return true
+	case <-l.ctx.Done():
+		return false
+	}
+}
+
+func (l *Listener) free() { <-l.slots }
+
+// greet makes a session of a connection and hands it to Accept.
+func (l *Listener) greet(ctx context.Context, c conn, carrier Carrier) {
+	peer, version, err := receiveHello(ctx, c, l.cfg)
+	if err == nil {
+		if err = c.start(ctx); err != nil {
+			c.close(nil)
+		}
+	}
+	if err != nil {
+		l.turnedAway(carrier, peer, err)
+		return
+	}
+	if !l.keep(c) {
+		c.close(wire.Errorf(wire.CodeShutdown, "the peer is stopping"))
+		return
+	}
+	select {
+	case l.ready <- &Session{c: c, carrier: carrier, peer: peer, version: version}:
+	case <-l.ctx.Done():
+		c.close(wire.Errorf(wire.CodeShutdown, "the peer is stopping"))
+	case <-ctx.Done():
+		c.close(wire.Errorf(wire.CodeInternal, "nobody took the session"))
+	}
+}
+
+// keep remembers c until it has ended, so that Close can end it. It is false when Close is under way.
+func (l *Listener) keep(c conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ctx.Err() != nil {
+		return false
+	}
+	l.conns[c] = struct{}{}
+	l.wg.Go(func() {
+		<-c.done()
+		l.mu.Lock()
+		delete(l.conns, c)
+		l.mu.Unlock()
+	})
+	return true
+}
+
+// turnedAway logs why a peer got no session, unless it is this end that stops.
+func (l *Listener) turnedAway(carrier Carrier, peer Peer, err error) {
+	if l.ctx.Err() != nil {
+		return
+	}
+	args := []any{"addr", peer.Addr, "carrier", string(carrier), "err", err}
+	if peer.Host != "" {
+		args = append(args, "host", peer.Host)
+	}
+	l.log.warn("no session with this peer", args...)
+}
