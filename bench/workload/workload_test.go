@@ -169,7 +169,7 @@ func (w *world) damage(t *testing.T, at time.Time) {
 		{"row lost", filepath.Join(root, databaseName), "an earlier transaction is missing", sqlite(t, root, "DELETE FROM work WHERE n=50;")},
 		{"row changed", filepath.Join(root, databaseName), "not its own", sqlite(t, root, "UPDATE work SET payload='x' WHERE n=50;")},
 		{"last row lost", filepath.Join(root, databaseName), "was acknowledged", sqlite(t, root, fmt.Sprintf("DELETE FROM work WHERE n>=%d;", len(rows)-1))},
-		{"row too many", filepath.Join(root, databaseName), "the last begun", sqlite(t, root, fmt.Sprintf("INSERT INTO work VALUES (%d,'%s');INSERT INTO work VALUES (%d,'%s');", len(rows), rowPayload(uint64(len(rows))), len(rows)+1, rowPayload(uint64(len(rows)+1))))},
+		{"row too many", filepath.Join(root, databaseName), "the last begun", sqlite(t, root, fmt.Sprintf("INSERT OR IGNORE INTO work VALUES (%d,'%s');INSERT INTO work VALUES (%d,'%s');", len(rows), rowPayload(uint64(len(rows))), len(rows)+1, rowPayload(uint64(len(rows)+1))))},
 	} {
 		t.Run(row.name, func(t *testing.T) { breakFile(t, w, at, row.path, row.change, row.want) })
 	}
