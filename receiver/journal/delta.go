@@ -158,7 +158,8 @@ func (d *delta) walk(ctx context.Context, f File, c block.Codec, visit frameVisi
 		return d.corrupt(0, fmt.Errorf("another delta is in its place: %w", block.ErrMalformed))
 	}
 	w := walker{d: d, codec: c, chain: block.NewChain(c, d.header), pos: block.DeltaHeaderSize}
-	w.r = bufio.NewReaderSize(io.NewSectionReader(f, int64(w.pos), int64(d.foot.indexAt-w.pos)), bufferSize)
+	length := int64(d.foot.indexAt - w.pos)
+	w.r = bufio.NewReaderSize(io.NewSectionReader(f, int64(w.pos), length), int(min(length, bufferSize)))
 	for w.pos < d.foot.indexAt {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -229,12 +230,15 @@ func (w *walker) next(visit frameVisitor) error {
 }
 
 func (w *walker) peek(n int) ([]byte, error) {
+	if left := w.d.foot.indexAt - w.pos; block.Offset(n) > left {
+		return nil, w.d.corrupt(w.pos, fmt.Errorf("%d bytes of a frame of %d: %w", left, n, block.ErrMalformed))
+	}
 	raw, err := w.r.Peek(n)
 	if err == nil {
 		return raw, nil
 	}
 	if errors.Is(err, io.EOF) {
-		return nil, w.d.corrupt(w.pos, fmt.Errorf("%d bytes of a frame of %d: %w", len(raw), n, block.ErrMalformed))
+		return nil, w.d.corrupt(w.pos, fmt.Errorf("the file ends in a frame: %w", block.ErrMalformed))
 	}
 	return nil, fmt.Errorf("read %s at %d: %w", w.d.path, int64(w.pos), err)
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -71,8 +72,9 @@ type Journal struct {
 	deltas []*delta      // sealed and not folded, oldest first, without a gap from pos.Seq
 	views  map[*View]int // open ones
 	writer *Writer
-	damage error // why there is nothing after the last of deltas
-	broken error // why nothing more may be written
+	buffer []byte // the writer's; kept for the next one
+	damage error  // why there is nothing after the last of deltas
+	broken error  // why nothing more may be written
 	closed bool
 }
 
@@ -129,10 +131,10 @@ func Create(dir string, m Meta, o Options) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create journal: %w", err)
 	}
+	if slices.Contains(names, metaName) {
+		return nil, fmt.Errorf("create journal in %s: %w", dir, ErrExists)
+	}
 	for _, name := range names {
-		if name == metaName {
-			return nil, fmt.Errorf("create journal in %s: %w", dir, ErrExists)
-		}
 		if strings.HasSuffix(name, deltaSuffix) {
 			return nil, fmt.Errorf("create journal: %s holds %s but no %s: put that back, or take another directory", dir, name, metaName)
 		}

@@ -22,12 +22,13 @@ type output struct {
 	hinted int64 // up to where the disk was told to begin
 }
 
-func newOutput(fsys FS, path string) (*output, error) {
+// newOutput makes the file anew. buf is memory to use, its length 0.
+func newOutput(fsys FS, path string, buf []byte) (*output, error) {
 	f, err := fsys.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC)
 	if err != nil {
 		return nil, err
 	}
-	return &output{path: path, f: f, buf: make([]byte, 0, bufferSize)}, nil
+	return &output{path: path, f: f, buf: buf}, nil
 }
 
 // pos is where the next byte goes.

@@ -37,7 +37,7 @@ func (j *Journal) Begin(h block.DeltaHeader) (*Writer, error) {
 	if err := j.admit(w); err != nil {
 		return nil, fmt.Errorf("begin delta %v: %w", h.Seq, err)
 	}
-	out, err := newOutput(j.fs, j.path(deltaName(h.Seq)+openSuffix))
+	out, err := newOutput(j.fs, j.path(deltaName(h.Seq)+openSuffix), w.takeBuffer())
 	if err != nil {
 		j.leave(w)
 		return nil, fmt.Errorf("begin delta %v: %w", h.Seq, err)
@@ -85,6 +85,16 @@ func (j *Journal) admit(w *Writer) error {
 	}
 	j.writer = w
 	return nil
+}
+
+// takeBuffer gives the one buffer that the journal's writers use one after the other.
+func (w *Writer) takeBuffer() []byte {
+	w.j.mu.Lock()
+	defer w.j.mu.Unlock()
+	if w.j.buffer == nil {
+		w.j.buffer = make([]byte, 0, bufferSize)
+	}
+	return w.j.buffer
 }
 
 // leave makes room for the next writer.
