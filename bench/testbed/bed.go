@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Bed owns one run's folder, devices, mounts and processes.
@@ -26,7 +28,10 @@ type step struct {
 	do   func() error
 }
 
-// New makes a bed in a new folder below base; an empty base is memory (/dev/shm) where there is one, the folder for
+// memoryWanted is the free space in bytes that makes memory the place for disks.
+const memoryWanted = 6 << 30
+
+// New makes a bed in a new folder below base; an empty base is memory (/dev/shm) where that has room, the folder for
 // temporary files otherwise. The caller closes it.
 func New(base string) (*Bed, error) {
 	if os.Geteuid() != 0 {
@@ -34,7 +39,8 @@ func New(base string) (*Bed, error) {
 	}
 	if base == "" {
 		base = os.TempDir()
-		if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() {
+		var st unix.Statfs_t
+		if err := unix.Statfs("/dev/shm", &st); err == nil && st.Type == unix.TMPFS_MAGIC && int64(st.Bavail)*st.Bsize >= memoryWanted {
 			base = "/dev/shm"
 		}
 	}
