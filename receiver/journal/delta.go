@@ -157,9 +157,7 @@ func (d *delta) walk(ctx context.Context, f File, c block.Codec, visit frameVisi
 	if again.header != d.header || again.seal.Digest != d.seal.Digest || again.foot != d.foot {
 		return d.corrupt(0, fmt.Errorf("another delta is in its place: %w", block.ErrMalformed))
 	}
-	w := walker{d: d, codec: c, chain: block.NewChain(c, d.header), pos: block.DeltaHeaderSize}
-	length := int64(d.foot.indexAt - w.pos)
-	w.r = bufio.NewReaderSize(io.NewSectionReader(f, int64(w.pos), length), int(min(length, bufferSize)))
+	w := newWalker(d, f, c)
 	for w.pos < d.foot.indexAt {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -189,6 +187,14 @@ type walker struct {
 	frames  uint64
 	payload block.Size
 	covered block.Size
+}
+
+// newWalker begins after the header of d, which has been read, and ends where the index begins.
+func newWalker(d *delta, f File, c block.Codec) *walker {
+	w := &walker{d: d, codec: c, chain: block.NewChain(c, d.header), pos: block.DeltaHeaderSize}
+	length := int64(d.foot.indexAt - w.pos)
+	w.r = bufio.NewReaderSize(io.NewSectionReader(f, int64(w.pos), length), int(min(length, bufferSize)))
+	return w
 }
 
 // next reads one frame. The reader's buffer holds any frame whole, so nothing is copied.

@@ -15,7 +15,7 @@ import (
 //	+--------+---------------------------+----------------+------+--------+
 //	| header | frames, as they came      | index          | seal | footer |
 //	+--------+---------------------------+----------------+------+--------+
-//	0        84                          ^ index at       ^ seal at       ^ file size
+//	0        88                          ^ index at       ^ seal at       ^ file size
 //
 // Header, frames and seal are those of package block. The index has an entry for each frame in the order of the frames:
 //
