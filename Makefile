@@ -1,0 +1,65 @@
+# Everything here says what it does. On a fresh Debian or Ubuntu machine, as root, "make demo" and "make test" are enough:
+# they install what they need.
+
+GO ?= $(or $(shell command -v go),$(wildcard /usr/local/go/bin/go),$(lastword $(sort $(wildcard /usr/lib/go-1.*/bin/go))))
+PATH := $(dir $(GO)):$(PATH):/usr/sbin:/sbin
+export GO PATH
+# A Go that is older than go.mod asks for fetches the one it names.
+export GOTOOLCHAIN = auto
+
+GOFUMPT = mvdan.cc/gofumpt@v0.12.0
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+CARRIER ?= quic
+
+.PHONY: help deps build lint fast test demo soak bench clean
+
+help: ## print this
+	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-8s %s\n' "$$t" "$$d"; done
+
+deps: ## install what is missing (apt packages; Go fetches its modules itself)
+	@bash packaging/deps.sh
+
+# The recipes run make again: a Go that deps has just installed is then found.
+build: deps ## build the commands, static, into bin/
+	@$(MAKE) --no-print-directory _build
+
+_build:
+	@echo "build: the commands, into bin/"
+	@mkdir -p bin
+	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/... ./bench/demo ./bench/soak ./bench/figures
+
+lint: deps ## go vet, gofumpt and staticcheck
+	@$(MAKE) --no-print-directory _lint
+
+_lint:
+	@echo "lint: go vet"
+	@$(GO) vet ./...
+	@echo "lint: gofumpt"
+	@out=$$($(GO) run $(GOFUMPT) -l .) && { [ -z "$$out" ] || { echo "not formatted, run $(GO) run $(GOFUMPT) -w .:"; echo "$$out"; exit 1; }; }
+	@echo "lint: staticcheck"
+	@$(GO) run $(STATICCHECK) ./...
+
+fast: deps ## the quick part of the tests: go vet, house rules, units
+	@$(MAKE) --no-print-directory _fast
+
+_fast:
+	@echo "fast: go vet, house rules, units"
+	@$(GO) vet ./...
+	@$(GO) test ./internal/...
+
+test: build lint ## every test, as root, with the race detector; none may be skipped
+	@[ "$$(id -u)" = 0 ] || { echo "make test: loop devices, mounts and BPF need root: run it as root" >&2; exit 1; }
+	@echo "test: go test -race ./..."
+	@bash packaging/test.sh
+
+demo: build ## the main job on a real disk: track, replicate, kill and wipe the source, recover, check (about 1 minute)
+	@bin/demo --carrier $(CARRIER)
+
+soak: build ## 5 minutes of load with kill -9 of agent or receiver every few seconds; then every point is checked
+	@bin/soak --carrier $(CARRIER)
+
+bench: build ## what tracking costs an application, and what a first sync costs in CPU; results also in bench/out/
+	@bin/figures
+
+clean: ## remove what was built
+	rm -rf bin bench/out

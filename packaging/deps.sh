@@ -1,0 +1,73 @@
+#!/bin/bash
+# Installs what building, testing and the demo need on a Debian or Ubuntu machine, and says so. What is there already is left
+# alone: on a machine that has everything it does nothing, and needs neither the network nor root.
+set -euo pipefail
+
+# command: package that brings it
+needs=(
+	gcc:gcc                   # the race detector of go test
+	git:git                   # the source
+	losetup:mount             # loop disks
+	fsfreeze:util-linux       # frozen copies, as a yardstick for ours
+	flock:util-linux
+	mkfs.ext4:e2fsprogs
+	e2fsck:e2fsprogs
+	mkfs.xfs:xfsprogs
+	xfs_repair:xfsprogs
+	sqlite3:sqlite3           # the demo's database
+	fio:fio                   # make bench
+	ps:procps
+	modprobe:kmod             # the loop module, where the kernel does not have it built in
+)
+packages=()
+for need in "${needs[@]}"; do
+	if ! PATH=$PATH:/usr/sbin:/sbin command -v "${need%%:*}" >/dev/null; then packages+=("${need#*:}"); fi
+done
+if [ ! -e /usr/include/stdlib.h ]; then packages+=(libc6-dev); fi
+if [ ! -e /etc/ssl/certs/ca-certificates.crt ]; then packages+=(ca-certificates); fi
+
+# Go 1.21 and later fetch the toolchain that go.mod asks for through the module proxy (GOTOOLCHAIN=auto), so that is all that
+# has to be here.
+go_found() {
+	local go minor
+	for go in "$(command -v go || true)" /usr/local/go/bin/go $(ls -d /usr/lib/go-1.*/bin/go 2>/dev/null | sort -rV); do
+		[ -n "$go" ] && [ -x "$go" ] || continue
+		minor=$(GOTOOLCHAIN=local "$go" env GOVERSION | sed -nE 's/^go1\.([0-9]+).*/\1/p')
+		if [ "${minor:-0}" -ge 21 ]; then return 0; fi
+	done
+	return 1
+}
+apt_install() {
+	if [ "$(id -u)" != 0 ]; then
+		echo "deps: missing: $*; run as root: apt-get install $*" >&2
+		exit 1
+	fi
+	echo "deps: installing $*"
+	if [ -z "${updated:-}" ]; then apt-get update -qq; updated=1; fi
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+if [ ${#packages[@]} -gt 0 ]; then apt_install $(printf '%s\n' "${packages[@]}" | sort -u); fi
+if ! go_found; then
+	apt-get update -qq && updated=1
+	go=$(apt-cache --names-only search '^golang-1\.[0-9]+-go$' | awk '{print $1}' | sort -V | tail -1)
+	minor=${go#golang-1.}
+	minor=${minor%-go}
+	if [ "${minor:-0}" -lt 21 ] && grep -q '^VERSION_CODENAME=bookworm' /etc/os-release; then
+		echo "deps: Debian 12 itself has no Go of 1.21 or later: adding bookworm-backports to apt's sources"
+		echo 'deb http://deb.debian.org/debian bookworm-backports main' >/etc/apt/sources.list.d/bookworm-backports.list
+		apt-get update -qq
+		go=$(apt-cache --names-only search '^golang-1\.[0-9]+-go$' | awk '{print $1}' | sort -V | tail -1)
+	fi
+	[ -n "$go" ] && apt_install "$go"
+fi
+if ! go_found; then
+	echo "deps: no Go of 1.21 or later is to be had from apt; install Go 1.26 from https://go.dev/dl/ into /usr/local/go" >&2
+	exit 1
+fi
+if [ ! -e /dev/loop-control ] && [ "$(id -u)" = 0 ]; then modprobe loop; fi
+if [ ! -r /sys/kernel/btf/vmlinux ]; then
+	echo "deps: this kernel has no BTF (/sys/kernel/btf/vmlinux): disks can't be tracked here; take a kernel of Debian 12, Ubuntu 22.04 or later" >&2
+	exit 1
+fi
+echo "deps: everything is here"
