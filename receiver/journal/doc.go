@@ -61,6 +61,10 @@
 // where it was. What was written by then came from frames whose own checksums were right, and only to ranges that the views
 // still served don't read from the volume.
 //
+// Open: a process that was killed, while the machine ran on, leaves what it renamed under the new name, synced or not. So Open
+// syncs the directory before it removes a file or tells the tip: otherwise a later loss of power could take back a delta that
+// the source, having seen it as the tip, holds to be safe, or a position whose deltas have been removed.
+//
 // # Views and folding
 //
 // Fold never passes the oldest open view: it folds up to it and says ErrViewOpen. A view keeps the files that it needs: those

@@ -66,7 +66,6 @@ func TestNoSpace(t *testing.T) {
 // TestEachOperationFails fails one operation after the other, once each, of a history. What nil was returned for must be
 // there, now and after opening again.
 func TestEachOperationFails(t *testing.T) {
-	errFault := errors.New("input/output error")
 	failures := 0
 	for n := 0; ; n++ {
 		w, left, hit := newWorld(t, 21), n, false

@@ -11,12 +11,17 @@ import (
 
 // recover makes the directory what the position and the sealed deltas say:
 //
-//  1. files that were being written are removed: nothing of them was acknowledged
-//  2. deltas up to the position are removed: the volume has them
-//  3. the others must follow the position without a gap, each chained to the one before; the first that does not is damage
+//  1. the directory is synced: what is read here may have been renamed by a process that was killed before it synced, and
+//     what is concluded from it, the tip that the source is told for one, must hold through a loss of power
+//  2. files that were being written are removed: nothing of them was acknowledged
+//  3. deltas up to the position are removed: the volume has them
+//  4. the others must follow the position without a gap, each chained to the one before; the first that does not is damage
 //
 // It is called before the Journal is shared.
 func (j *Journal) recover() error {
+	if err := j.fs.SyncDir(j.dir); err != nil {
+		return err
+	}
 	names, err := j.fs.ReadDir(j.dir)
 	if err != nil {
 		return err

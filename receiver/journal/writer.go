@@ -220,7 +220,7 @@ func (w *Writer) publish(d *delta) error {
 	if err != nil {
 		for _, path := range []string{d.path, w.out.path} {
 			if e := j.fs.Remove(path); e != nil && !errors.Is(e, fs.ErrNotExist) {
-				j.breakWith(fmt.Errorf("delta %v can't be taken back (%v): restart the receiver", d.header.Seq, e))
+				j.breakWith(fmt.Errorf("delta %v can't be taken back (%w): restart the receiver", d.header.Seq, e))
 				err = errors.Join(err, e)
 			}
 		}

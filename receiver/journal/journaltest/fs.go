@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/understudy-dr/understudy/internal/block"
@@ -164,6 +166,7 @@ func (f *FS) ReadDir(dir string) ([]string, error) {
 			list = append(list, filepath.Base(name))
 		}
 	}
+	slices.Sort(list) // so that a seed gives the same run again
 	return list, nil
 }
 
@@ -203,9 +206,9 @@ func (f *FS) Crash(rng *rand.Rand) {
 	}
 	f.pending = nil
 	f.names = map[string]*inode{}
-	for name, node := range f.durable {
-		f.names[name] = node
-		node.crash(rng)
+	for _, name := range slices.Sorted(maps.Keys(f.durable)) {
+		f.names[name] = f.durable[name]
+		f.durable[name].crash(rng)
 	}
 }
 
