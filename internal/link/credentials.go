@@ -19,23 +19,37 @@ import (
 type Credentials struct {
 	Name  string      // the host's, from its certificate
 	Roles []wire.Role // what it may be, from its certificate
-	roots *x509.CertPool
+	ca    *x509.Certificate
 	cert  tls.Certificate
 }
 
 // LoadCredentials reads ca.crt, host.crt and host.key from dir, as pki.Issue writes them. Whatever a peer would refuse is
 // refused here already, in one line with the way out.
 func LoadCredentials(dir string) (*Credentials, error) {
+	c, err := readCredentials(dir)
+	if err != nil {
+		return nil, fmt.Errorf("credentials: %w", err)
+	}
+	id, err := verify([]*x509.Certificate{c.cert.Leaf}, c.ca, time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("credentials: %s: %w", filepath.Join(dir, pki.HostCertFile), err)
+	}
+	c.Name, c.Roles = id.name, id.roles
+	return c, nil
+}
+
+// readCredentials reads the files and holds that they belong together.
+func readCredentials(dir string) (*Credentials, error) {
 	paths := map[string]string{}
 	data := map[string][]byte{}
 	for _, file := range []string{pki.CACertFile, pki.HostCertFile, pki.HostKeyFile} {
 		paths[file] = filepath.Join(dir, file)
 		raw, err := os.ReadFile(paths[file])
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("credentials: %s is missing: issue this host's certificate with: understudy pki issue", paths[file])
+			return nil, fmt.Errorf("%s is missing: issue this host's certificate with: understudy pki issue", paths[file])
 		}
 		if err != nil {
-			return nil, fmt.Errorf("credentials: %w", err)
+			return nil, err
 		}
 		data[file] = raw
 	}
@@ -52,28 +66,21 @@ func LoadCredentials(dir string) (*Credentials, error) {
 	}
 	cert, err := tls.X509KeyPair(data[pki.HostCertFile], data[pki.HostKeyFile])
 	if err != nil {
-		return nil, fmt.Errorf("credentials: %s does not belong to %s: %w; issue both anew with: understudy pki issue",
+		return nil, fmt.Errorf("%s does not belong to %s: %w; issue both anew with: understudy pki issue",
 			paths[pki.HostKeyFile], paths[pki.HostCertFile], err)
 	}
 	cert.Leaf = leaf
-	c := &Credentials{roots: x509.NewCertPool(), cert: cert}
-	c.roots.AddCert(ca)
-	id, err := verify([]*x509.Certificate{leaf}, c.roots, time.Now())
-	if err != nil {
-		return nil, fmt.Errorf("credentials: %s: %w; issue it anew with: understudy pki issue", paths[pki.HostCertFile], err)
-	}
-	c.Name, c.Roles = id.name, id.roles
-	return c, nil
+	return &Credentials{ca: ca, cert: cert}, nil
 }
 
 // checkSecret holds that nobody but the owner can read the key.
 func checkSecret(path string) error {
 	info, err := os.Stat(path)
 	if err != nil {
-		return fmt.Errorf("credentials: %w", err)
+		return err
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return fmt.Errorf("credentials: %s can be read by others (mode %04o): chmod 600 %s", path, mode, path)
+		return fmt.Errorf("%s can be read by others (mode %04o): chmod 600 %s", path, mode, path)
 	}
 	return nil
 }
@@ -81,11 +88,11 @@ func checkSecret(path string) error {
 func parseCertificate(path string, raw []byte) (*x509.Certificate, error) {
 	block, _ := pem.Decode(raw)
 	if block == nil || block.Type != "CERTIFICATE" {
-		return nil, fmt.Errorf("credentials: %s holds no certificate in PEM", path)
+		return nil, fmt.Errorf("%s holds no certificate in PEM", path)
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("credentials: %s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return cert, nil
 }

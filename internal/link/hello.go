@@ -25,6 +25,8 @@ type Config struct {
 	Log *slog.Logger
 	// Idle is after how long without a sign of life a session ends. Default: 20 s.
 	Idle time.Duration
+	// Handshake bounds the time from a connection to the end of the hello. Default: 10 s.
+	Handshake time.Duration
 	// MinVersion and MaxVersion are the versions of the protocol to speak. Default: all that wire knows.
 	MinVersion, MaxVersion uint16
 }
@@ -42,6 +44,9 @@ func (c Config) withDefaults(role wire.Role) (Config, error) {
 	}
 	if c.Idle == 0 {
 		c.Idle = defaultIdle
+	}
+	if c.Handshake == 0 {
+		c.Handshake = defaultHandshake
 	}
 	if c.MinVersion == 0 {
 		c.MinVersion = wire.MinVersion
@@ -84,13 +89,23 @@ type Peer struct {
 
 // admit is the one place where a peer's certificate is verified.
 func admit(c conn, cfg Config) (identity, error) {
-	return verify(c.certificates(), cfg.Credentials.roots, time.Now())
+	return verify(c.certificates(), cfg.Credentials.ca, time.Now())
 }
 
 // refuse tells the peer err and returns it.
 func refuse(c conn, err error) error {
 	c.close(asWire(err))
 	return err
+}
+
+// told is the peer's reason for which the connection ended, nil if err is anything else.
+func told(err error) *wire.Error {
+	var broken *brokenError
+	var e *wire.Error
+	if errors.As(err, &broken) && errors.As(broken.err, &e) {
+		return e
+	}
+	return nil
 }
 
 // asWire makes an error one that can be sent.
@@ -122,6 +137,9 @@ func greet(ctx context.Context, c conn, cfg Config) (Peer, uint16, error) {
 	got, err := exchange(ctx, c, hello)
 	if err != nil {
 		c.close(nil)
+		if e := told(err); e != nil {
+			err = fmt.Errorf("%s refused: %w", id.name, e)
+		}
 		return peer, 0, err
 	}
 	switch m := got.(type) {
@@ -163,6 +181,9 @@ func receiveHello(ctx context.Context, c conn, cfg Config) (Peer, uint16, error)
 	g, err := c.greeting(ctx)
 	if err != nil {
 		c.close(nil)
+		if e := told(err); e != nil {
+			err = fmt.Errorf("it refused this end: %w", e)
+		}
 		return peer, 0, err
 	}
 	stop := context.AfterFunc(ctx, func() { g.SetDeadline(time.Now()) })

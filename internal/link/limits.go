@@ -4,9 +4,9 @@ import "time"
 
 // Every limit of a link. A peer is authenticated before any of the large ones counts.
 const (
-	// handshakeTimeout bounds the time from a connection to the end of the hello, on both ends: a half-open or silent peer
+	// defaultHandshake bounds the time from a connection to the end of the hello, on both ends: a half-open or silent peer
 	// costs a goroutine for so long.
-	handshakeTimeout = 10 * time.Second
+	defaultHandshake = 10 * time.Second
 	// maxHandshakes is how many peers a listener greets at once. More wait in the kernel, or are dropped there.
 	maxHandshakes = 128
 	// defaultIdle is after how long without a sign of life a session is given up. Keep-alives go out every third of it.

@@ -191,7 +191,7 @@ func (l *Listener) acceptTCP() {
 		}
 		l.wg.Go(func() {
 			defer l.free()
-			ctx, cancel := context.WithTimeout(l.ctx, handshakeTimeout)
+			ctx, cancel := context.WithTimeout(l.ctx, l.cfg.Handshake)
 			defer cancel()
 			c, err := handshakeTCP(ctx, raw, l.cfg, false)
 			if err != nil {
@@ -222,7 +222,7 @@ func (l *Listener) acceptQUIC() {
 		}
 		l.wg.Go(func() {
 			defer l.free()
-			ctx, cancel := context.WithTimeout(l.ctx, handshakeTimeout)
+			ctx, cancel := context.WithTimeout(l.ctx, l.cfg.Handshake)
 			defer cancel()
 			l.greet(ctx, c, QUIC)
 		})

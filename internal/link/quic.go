@@ -26,11 +26,13 @@ type quicConn struct {
 	dialer bool
 	idle   time.Duration
 	once   sync.Once
+
+	greeted bool // greeting was called
 }
 
 func quicConfig(cfg Config) *quic.Config {
 	return &quic.Config{
-		HandshakeIdleTimeout:           handshakeTimeout,
+		HandshakeIdleTimeout:           cfg.Handshake,
 		MaxIdleTimeout:                 cfg.Idle,
 		KeepAlivePeriod:                cfg.Idle / 3,
 		InitialStreamReceiveWindow:     quicFirstWindow,
@@ -65,6 +67,7 @@ func (c *quicConn) traffic() (in, out uint64) {
 func (c *quicConn) greeting(ctx context.Context) (greeter, error) {
 	var s *quic.Stream
 	var err error
+	c.greeted = true
 	if c.dialer {
 		s, err = c.c.OpenStreamSync(ctx)
 	} else {
@@ -98,6 +101,9 @@ func (c *quicConn) close(reason *wire.Error) {
 			c.c.CloseWithError(0, "")
 			return
 		}
+		if c.dialer && !c.greeted {
+			c.tellEarly(reason)
+		}
 		text := reason.Text
 		for len(text) > maxReason {
 			_, n := utf8.DecodeLastRuneInString(text)
@@ -105,6 +111,21 @@ func (c *quicConn) close(reason *wire.Error) {
 		}
 		c.c.CloseWithError(quic.ApplicationErrorCode(reason.Code), text)
 	})
+}
+
+// tellEarly says no in place of the hello. A close alone may overtake the end of the handshake, and then the listener
+// never hears of this connection. It hangs up when it has read the reason.
+func (c *quicConn) tellEarly(reason *wire.Error) {
+	ctx, cancel := context.WithTimeout(context.Background(), farewell)
+	defer cancel()
+	g, err := c.greeting(ctx)
+	if err != nil || writeMessage(g, reason) != nil {
+		return
+	}
+	select {
+	case <-c.done():
+	case <-ctx.Done():
+	}
 }
 
 func (c *quicConn) cause() error {

@@ -26,7 +26,7 @@ func Dial(ctx context.Context, carrier Carrier, addr string, cfg Config) (*Sessi
 	if err != nil {
 		return nil, err
 	}
-	limited, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	limited, cancel := context.WithTimeout(ctx, cfg.Handshake)
 	defer cancel()
 	s, err := dial(limited, carrier, addr, cfg)
 	if err != nil {
