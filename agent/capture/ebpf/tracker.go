@@ -1,0 +1,274 @@
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/understudy-dr/understudy/agent/capture"
+	"github.com/understudy-dr/understudy/internal/block"
+)
+
+// QueueMark says whether writes are marked when they are queued as well as when they complete.
+type QueueMark string
+
+// The choices. It costs a few per cent at high depth, and is needed where the kernel withholds completion events.
+const (
+	QueueMarkAuto QueueMark = "auto" // on once an audit has fallen short; the default
+	QueueMarkOn   QueueMark = "on"
+	QueueMarkOff  QueueMark = "off"
+)
+
+// Options say what to track and where to pin it.
+type Options struct {
+	Device    string          // whole disk, partition or loop device
+	Disk      block.DiskID    // names the pins
+	BlockSize block.BlockSize // 0: 4096, coarser until one bitmap fits MaxBitmap
+	MaxBitmap block.Size      // 0: 16 MiB
+	PinRoot   string          // "": /sys/fs/bpf/understudy
+	QueueMark QueueMark       // "": auto
+}
+
+const defaultPinRoot = "/sys/fs/bpf/understudy"
+
+// Tracker implements capture.Tracker. Its programs and its memory are pinned: they outlive it.
+type Tracker struct {
+	opt    Options
+	dev    device
+	dir    string // of the pins
+	lock   *os.File
+	set    *pinned
+	resume bool
+
+	mu     sync.Mutex // guards what Status reads
+	queue  bool
+	closed bool
+}
+
+func (o Options) withDefaults(size block.Size) (Options, error) {
+	if o.PinRoot == "" {
+		o.PinRoot = defaultPinRoot
+	}
+	if o.MaxBitmap == 0 {
+		o.MaxBitmap = 16 * block.MiB
+	}
+	if o.QueueMark == "" {
+		o.QueueMark = QueueMarkAuto
+	}
+	if o.BlockSize == 0 {
+		o.BlockSize = block.DefaultBlockSize
+		for block.Size(o.BlockSize.Count(size)) > 8*o.MaxBitmap && o.BlockSize < 64<<20 {
+			o.BlockSize *= 2
+		}
+	}
+	return o, o.BlockSize.Check()
+}
+
+// Attach begins to track, or takes over what an earlier agent left.
+func Attach(opt Options) (*Tracker, error) {
+	dev, err := lookAt(opt.Device)
+	if err != nil {
+		return nil, err
+	}
+	if opt, err = opt.withDefaults(dev.size); err != nil {
+		return nil, err
+	}
+	if err := mountBPF(opt.PinRoot); err != nil {
+		return nil, err
+	}
+	t := &Tracker{opt: opt, dev: dev, dir: filepath.Join(opt.PinRoot, opt.Disk.String())}
+	if err := os.MkdirAll(t.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make folder for pins: %w", err)
+	}
+	if err := t.acquire(); err != nil {
+		return nil, err
+	}
+	if err := t.adopt(); err != nil {
+		t.lock.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// acquire holds the disk for this process.
+func (t *Tracker) acquire() error {
+	f, err := os.Open(t.dir)
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return fmt.Errorf("%s is %w: stop it first", t.opt.Device, capture.ErrInUse)
+	}
+	t.lock = f
+	return nil
+}
+
+// adopt takes over the newest set of pins that is of this device, or makes one. Where the size or granularity differs, the
+// new set is attached before the old one is read and dropped: no write falls between them.
+func (t *Tracker) adopt() error {
+	olds, err := loadSets(t.dir)
+	if err != nil {
+		return err
+	}
+	h := t.dev.identity(t.opt.BlockSize)
+	var mine []*pinned
+	for _, p := range olds {
+		if !t.dev.same(p.head) {
+			p.drop() // another boot or another disk: what it holds means nothing now
+			continue
+		}
+		if p.head.Size > h.Size {
+			closeAll(olds)
+			return fmt.Errorf("%s: %w: it has %v, tracked are %v", t.opt.Device, capture.ErrShrunk, t.dev.size, block.Size(p.head.Size))
+		}
+		mine = append(mine, p)
+	}
+	if n := len(mine); n == 1 && mine[0].head.Ready == 1 && mine[0].head.Size == h.Size && mine[0].head.BlockSize == h.BlockSize && mine[0].whole() {
+		t.set, t.resume = mine[0], true
+	} else if err := t.replace(mine, h); err != nil {
+		closeAll(mine)
+		return err
+	}
+	t.queue = t.set.head.Queue == 1
+	if t.opt.QueueMark == QueueMarkOn {
+		return t.markQueue()
+	}
+	return nil
+}
+
+// replace makes a new set, takes over the bits of the old ones, and drops those.
+func (t *Tracker) replace(olds []*pinned, h header) error {
+	generation := 0
+	for _, p := range olds {
+		generation = max(generation, p.generation+1)
+	}
+	set, err := newSet(t.dir, generation, h)
+	if err != nil {
+		return err
+	}
+	for _, p := range olds {
+		if p.head.Ready != 1 {
+			continue
+		}
+		t.resume = p.whole()
+		copy(set.mem.note(), p.mem.note())
+		set.takeOver(p)
+	}
+	if err := set.settle(t.dev); err != nil {
+		set.drop()
+		return err
+	}
+	for _, p := range olds {
+		p.drop()
+	}
+	t.set = set
+	return nil
+}
+
+// Geometry implements capture.Tracker.
+func (t *Tracker) Geometry() (block.BlockSize, block.Count) {
+	return t.opt.BlockSize, t.set.mem.blocks
+}
+
+// Take implements capture.Tracker.
+func (t *Tracker) Take(sink func(word int, marks uint64)) error {
+	t.set.mem.take(sink)
+	return nil
+}
+
+// Keep implements capture.Tracker.
+func (t *Tracker) Keep() capture.Keep {
+	return capture.Keep{Pending: t.set.mem.pendingWords(), Note: t.set.mem.note(), Resumed: t.resume}
+}
+
+// Status implements capture.Tracker.
+func (t *Tracker) Status() capture.Status {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := capture.Status{
+		Kind: "ebpf", Device: "/dev/" + t.dev.name, Granularity: t.opt.BlockSize,
+		Detail: fmt.Sprintf("writes of %s are marked when they complete, %d copies of the program", t.dev.name, copies),
+	}
+	if t.queue {
+		s.Detail += ", and when they are queued"
+	}
+	if t.closed {
+		return s
+	}
+	s.Counters = map[string]uint64{}
+	for c := range copies {
+		sectors := t.set.mem.load(c, counterSectors)
+		s.Counters[fmt.Sprintf("copy%d_sectors", c)] = sectors
+		s.Marked = max(s.Marked, block.Size(sectors)*512)
+	}
+	return s
+}
+
+// markQueue attaches the program at block_bio_queue too.
+func (t *Tracker) markQueue() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.queue {
+		return nil
+	}
+	if err := t.set.attachQueue(); err != nil {
+		return err
+	}
+	t.queue = true
+	return nil
+}
+
+// Close implements capture.Tracker.
+func (t *Tracker) Close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return nil
+	}
+	t.closed = true
+	return errors.Join(t.set.close(), t.lock.Close())
+}
+
+// Remove implements capture.Tracker.
+func (t *Tracker) Remove() error {
+	t.mu.Lock()
+	t.set.drop()
+	t.closed = true
+	t.mu.Unlock()
+	err := os.Remove(t.dir)
+	return errors.Join(err, t.lock.Close())
+}
+
+// Probe says in one sentence why disks can't be tracked here, nil if they can.
+func Probe() error {
+	f, err := readFields()
+	if err != nil {
+		return err
+	}
+	m, err := newMap(newLayout(64))
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("tracking needs the capabilities CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN: run as root: %w", capture.ErrUnsupported)
+	}
+	if err != nil {
+		return fmt.Errorf("this kernel has no arrays that can be mapped (5.5 or later has): %w: %w", err, capture.ErrUnsupported)
+	}
+	defer m.Close()
+	probe := target{fields: f, layout: newLayout(64), sectors: 1, mapFD: m.FD(), major: -1}
+	prog, err := ebpf.NewProgram(probe.completion())
+	if err != nil {
+		return fmt.Errorf("this kernel does not load the tracking program (5.8 or later does, unless it is locked down): %w: %w", err, capture.ErrUnsupported)
+	}
+	defer prog.Close()
+	l, err := link.AttachTracing(link.TracingOptions{Program: prog})
+	if err != nil {
+		return fmt.Errorf("this kernel does not attach to its block tracepoints: %w: %w", err, capture.ErrUnsupported)
+	}
+	return l.Close()
+}
