@@ -4,31 +4,16 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
-	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/understudy-dr/understudy/bench/rig"
 	"github.com/understudy-dr/understudy/bench/testbed"
-	"github.com/understudy-dr/understudy/bench/workload"
 )
 
 func main() {
-	// Not daemon.Context: a second Ctrl-C must not cut off the clean-up.
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
-	if len(os.Args) > 1 && os.Args[1] == workload.Command {
-		if err := workload.Main(ctx, os.Args[1:], os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
-	d := demo{}
+	var d demo
 	var dir string
 	flag.StringVar(&d.rig.Bin, "bin", rig.DefaultBin(), "folder of the built commands")
 	flag.StringVar(&dir, "dir", "", "where the disks' files go (default: memory if there is enough, else the folder for temporary files)")
@@ -38,35 +23,8 @@ func main() {
 	flag.Int64Var(&d.size, "size", 1<<30, "size of the disk in bytes")
 	flag.Int64Var(&d.fill, "fill", 300<<20, "initial data in bytes")
 	flag.Uint64Var(&d.seed, "seed", 1, "seed of the workload")
-	flag.Parse()
-	err := start(ctx, &d, dir)
-	switch {
-	case ctx.Err() != nil:
-		fmt.Fprintln(os.Stderr, "demo: interrupted; everything is taken away again")
-		err = errors.Join(err, ctx.Err())
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "demo: FAILED:", err)
-	}
-	if err != nil {
-		os.Exit(1)
-	}
-}
-
-// start makes the bed, runs the demo in it and takes the bed away, whatever happened.
-func start(ctx context.Context, d *demo, dir string) (err error) {
-	if err := testbed.Need("losetup", "mkfs.ext4", "e2fsck", "sqlite3"); err != nil {
-		return err
-	}
-	bed, err := testbed.New(dir)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if undo := bed.Close(); undo != nil {
-			fmt.Fprintln(os.Stderr, "demo: clean-up:", undo)
-			err = errors.Join(err, undo)
-		}
-	}()
-	d.rig.Bed = bed
-	return d.run(ctx)
+	os.Exit(rig.Main("demo", flag.Parse, &dir, func(ctx context.Context, bed *testbed.Bed) error {
+		d.rig.Bed = bed
+		return d.run(ctx)
+	}))
 }
