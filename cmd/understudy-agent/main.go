@@ -29,6 +29,7 @@ func command() *cobra.Command {
 		Long:          "Keep a verified copy of this host's disks at another site.\n\nExit codes:\n" + daemon.CodeTable(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Args:          cobra.ArbitraryArgs,
 		RunE:          daemon.UnknownCommand,
 	}
 	root.SetFlagErrorFunc(daemon.FlagError)

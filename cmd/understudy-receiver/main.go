@@ -44,6 +44,7 @@ func command() *cobra.Command {
 		Long:          "Keep verified copies of other hosts' disks.\n\nExit codes:\n" + daemon.CodeTable(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Args:          cobra.ArbitraryArgs,
 		RunE:          daemon.UnknownCommand,
 	}
 	root.SetFlagErrorFunc(daemon.FlagError)

@@ -39,6 +39,7 @@ func command() *cobra.Command {
 		Long:          "Operate verified copies of running servers.\n\nExit codes:\n" + daemon.CodeTable(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Args:          cobra.ArbitraryArgs,
 		RunE:          daemon.UnknownCommand,
 	}
 	root.SetFlagErrorFunc(daemon.FlagError)

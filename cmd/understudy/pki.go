@@ -13,7 +13,7 @@ import (
 
 // pkiCommand makes the certificates of a trial: a site's CA, and one certificate for each end.
 func pkiCommand(o *options) *cobra.Command {
-	cmd := &cobra.Command{Use: "pki", Short: "Make a site's certificate authority and certificates", RunE: daemon.UnknownCommand}
+	cmd := &cobra.Command{Use: "pki", Short: "Make a site's certificate authority and certificates", Args: cobra.ArbitraryArgs, RunE: daemon.UnknownCommand}
 	cmd.AddCommand(pkiInitCommand(o), pkiIssueCommand(o))
 	return cmd
 }
