@@ -113,6 +113,36 @@ func TestWipeRefusesMountedDisk(t *testing.T) {
 	}
 }
 
+// TestAttachAfterReadOnly gives back a device that is set read-only: who gets it next can write to it all the same.
+func TestAttachAfterReadOnly(t *testing.T) {
+	b := newBed(t)
+	l, err := b.Loop(t.Context(), "disk", 16<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Output(t.Context(), "blockdev", "--setro", l.Device); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Detach(); err != nil {
+		t.Fatal(err)
+	}
+	defer Output(context.Background(), "blockdev", "--setrw", l.Device)
+	// The lowest free device is given out first; a few are taken, so that this one is among them.
+	for range 4 {
+		again, err := b.Attach(t.Context(), l.File)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out, err := Output(t.Context(), "blockdev", "--getro", again.Device); err != nil || strings.TrimSpace(out) != "0" {
+			t.Errorf("%s is read-only: %s %v", again.Device, out, err)
+		}
+		if again.Device == l.Device {
+			return
+		}
+	}
+	t.Logf("%s was not given out again", l.Device)
+}
+
 // TestCloseAfterTrouble leaves everything in use: a process sits in the mount, the loop device is mounted, a step fails.
 func TestCloseAfterTrouble(t *testing.T) {
 	b := newBed(t)

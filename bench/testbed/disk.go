@@ -45,6 +45,10 @@ func (b *Bed) Attach(ctx context.Context, file string) (*Loop, error) {
 	}
 	l := &Loop{Device: device, File: file}
 	b.Defer("detach "+device, l.Detach)
+	// A device that somebody has set read-only stays so after it was detached, for whoever gets it next.
+	if _, err := Output(ctx, "blockdev", "--setrw", device); err != nil {
+		return nil, err
+	}
 	return l, nil
 }
 
