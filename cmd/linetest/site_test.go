@@ -215,8 +215,10 @@ func (s *site) startReceiver(more ...string) *process {
 
 // agentArgs is a whole command line for disks.
 func (s *site) agentArgs(disks ...string) []string {
-	args := []string{"run", "--receiver", s.addr, "--interval", "300ms", "--pki", s.path("source"), "--host", "web1",
-		"--state-dir", s.path("state"), "--control", s.path("agent.sock"), "--carrier", s.carrier}
+	args := []string{
+		"run", "--receiver", s.addr, "--interval", "300ms", "--pki", s.path("source"), "--host", "web1",
+		"--state-dir", s.path("state"), "--control", s.path("agent.sock"), "--carrier", s.carrier,
+	}
 	for _, d := range disks {
 		args = append(args, "--disk", d)
 	}
