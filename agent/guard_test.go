@@ -52,7 +52,7 @@ func frozenMount(t *testing.T) (Mount, *Guard) {
 		t.Fatal(err)
 	}
 	run("mount", dev, mnt)
-	t.Cleanup(func() { exec.Command("umount", mnt).Run() })
+	t.Cleanup(func() { run("umount", mnt) })
 	t.Setenv("UNDERSTUDY_TEST_GUARD", "1")
 	g, err := StartGuard(os.Args[0])
 	if err != nil {
@@ -87,6 +87,7 @@ func writable(t *testing.T, m Mount, d time.Duration) bool {
 func TestTheGuardThawsWhenTheAgentDies(t *testing.T) {
 	m, g := frozenMount(t)
 	f := freezer{guard: g}
+	defer f.release() // its guard is gone by then: it closes the mount point
 	if err := errors.Join(f.prepare([]Mount{m}, time.Minute), f.freeze()); err != nil {
 		t.Fatal(err)
 	}

@@ -55,7 +55,8 @@ if ! go_found; then
 	minor=${minor%-go}
 	if [ "${minor:-0}" -lt 21 ] && grep -q '^VERSION_CODENAME=bookworm' /etc/os-release; then
 		echo "deps: Debian 12 itself has no Go of 1.21 or later: adding bookworm-backports to apt's sources"
-		echo 'deb http://deb.debian.org/debian bookworm-backports main' >/etc/apt/sources.list.d/bookworm-backports.list
+		mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' | awk '$2 == "bookworm" { print $1; exit }')
+		echo "deb ${mirror:?no mirror of bookworm in the sources of apt} bookworm-backports main" >/etc/apt/sources.list.d/bookworm-backports.list
 		apt-get update -qq
 		go=$(apt-cache --names-only search '^golang-1\.[0-9]+-go$' | awk '{print $1}' | sort -V | tail -1)
 	fi

@@ -72,20 +72,28 @@ func (s *Source) Alive() error {
 	}
 }
 
+// Check is what CheckImage found.
+type Check struct {
+	workload.Report
+	Fsck    string    // what e2fsck -fn said
+	Mounted time.Time // when the copy was there to be used
+}
+
 // CheckImage holds the restored image of a disk as of a point of that time: fsck finds nothing, it mounts, and all that the
-// ledger says is there. It returns what it checked, and what fsck said. The image is detached again.
-func (s *Source) CheckImage(ctx context.Context, image, name string, at time.Time) (report workload.Report, fsck string, err error) {
-	if fsck, err = testbed.Fsck(ctx, image); err != nil {
-		return report, fsck, fmt.Errorf("the restored file system is not clean: %w\n%s", err, fsck)
+// ledger says is there. The image is detached again.
+func (s *Source) CheckImage(ctx context.Context, image, name string, at time.Time) (c Check, err error) {
+	if c.Fsck, err = testbed.Fsck(ctx, image); err != nil {
+		return c, fmt.Errorf("the restored file system is not clean: %w\n%s", err, c.Fsck)
 	}
 	loop, err := s.bed.Attach(ctx, image)
 	if err != nil {
-		return report, fsck, err
+		return c, err
 	}
 	mount, err := s.bed.Mount(loop.Device, name, "ext4")
 	if err != nil {
-		return report, fsck, err
+		return c, err
 	}
-	report, err = s.Ledger.Verify(ctx, mount.Dir, at)
-	return report, fsck, errors.Join(err, mount.Unmount(), loop.Detach())
+	c.Mounted = time.Now()
+	c.Report, err = s.Ledger.Verify(ctx, mount.Dir, at)
+	return c, errors.Join(err, mount.Unmount(), loop.Detach())
 }

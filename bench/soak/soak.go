@@ -250,19 +250,19 @@ func (s *soak) points(ctx context.Context) error {
 		if _, err := s.rig.Restore(ctx, s.disk, fmt.Sprintf("#%d", p.Seq), image); err != nil {
 			return fmt.Errorf("restore point #%d: %w", p.Seq, err)
 		}
-		report, _, err := s.src.CheckImage(ctx, image, "point", p.Time)
+		check, err := s.src.CheckImage(ctx, image, "point", p.Time)
 		if err != nil {
 			return fmt.Errorf("point #%d: %w", p.Seq, err)
 		}
-		if report.Rows < rows {
-			return fmt.Errorf("point #%d was checked for %d transactions, the one before for %d", p.Seq, report.Rows, rows)
+		if check.Rows < rows {
+			return fmt.Errorf("point #%d was checked for %d transactions, the one before for %d", p.Seq, check.Rows, rows)
 		}
-		rows = report.Rows
+		rows = check.Rows
 		if err := os.Remove(image); err != nil {
 			return err
 		}
 		if i == len(points)-1 {
-			say("newest point: %s", report)
+			say("newest point: %s", check.Report)
 		}
 	}
 	say("%d recovery points restored: each passes e2fsck -fn and holds all that was acknowledged before it (%.0f s)", len(points), time.Since(began).Seconds())

@@ -19,17 +19,29 @@ type batchConn struct {
 	net.Conn
 	in, out atomic.Uint64
 
+	reads []byte // memory of ahead
+	ahead []byte // read from the kernel and not yet by TLS
+
 	mu     sync.Mutex
 	corked bool
 	buf    []byte
 }
 
-func newBatchConn(raw net.Conn) *batchConn { return &batchConn{Conn: raw} }
+func newBatchConn(raw net.Conn) *batchConn { return &batchConn{Conn: raw, reads: make([]byte, recordBatch)} }
 
+// Read is called by TLS only, which holds a lock of its own.
 func (b *batchConn) Read(p []byte) (int, error) {
-	n, err := b.Conn.Read(p)
-	b.in.Add(uint64(n))
-	return n, err
+	if len(b.ahead) == 0 {
+		n, err := b.Conn.Read(b.reads)
+		b.in.Add(uint64(n))
+		if n == 0 {
+			return 0, err
+		}
+		b.ahead = b.reads[:n] // with an error, the next call meets it again
+	}
+	n := copy(p, b.ahead)
+	b.ahead = b.ahead[n:]
+	return n, nil
 }
 
 // cork makes writes gather until uncork.

@@ -28,17 +28,18 @@ func (s *site) shown(t *testing.T, name string, role wire.Role, from, until time
 	return c
 }
 
-// TestWhoeverIsNotTrustedIsTurnedAway: what the dialer is told, what the listener logs, and that no session comes out of it
-// at either end, for each thing that can be wrong with either end.
-func TestWhoeverIsNotTrustedIsTurnedAway(t *testing.T) {
+// refusal is one thing that can be wrong with either end.
+type refusal struct {
+	source, target link.Config
+	is             error
+	permanent      bool
+	dialer, log    string // what the dialer is told, and what the listener logs
+}
+
+func refusals(t *testing.T) map[string]refusal {
 	home, other := newSite(t), newSite(t)
 	goodSource, goodTarget := home.host(t, "web1", wire.RoleSource), home.host(t, "dr1", wire.RoleTarget)
-	for name, row := range map[string]struct {
-		source, target link.Config
-		is             error
-		permanent      bool
-		dialer, log    string
-	}{
+	return map[string]refusal{
 		"source of another CA": {
 			source: link.Config{Credentials: mixed(t, home, other, "web9", wire.RoleSource)}, target: link.Config{Credentials: goodTarget},
 			is: wire.ErrCertificate, permanent: true,
@@ -84,7 +85,12 @@ func TestWhoeverIsNotTrustedIsTurnedAway(t *testing.T) {
 			is:     wire.ErrVersion, permanent: true,
 			dialer: "it speaks up to version 2 of the protocol, 3 at least is asked", log: "this end is too old",
 		},
-	} {
+	}
+}
+
+// TestWhoeverIsNotTrustedIsTurnedAway: no session comes out of it at either end, and both are told why.
+func TestWhoeverIsNotTrustedIsTurnedAway(t *testing.T) {
+	for name, row := range refusals(t) {
 		t.Run(name, func(t *testing.T) {
 			eachCarrier(t, func(t *testing.T, carrier link.Carrier) {
 				var log logs
@@ -111,7 +117,7 @@ func TestWhoeverIsNotTrustedIsTurnedAway(t *testing.T) {
 // mixed is a host with a certificate of another CA that trusts this one: its peer is the one to find out.
 func mixed(t *testing.T, trusted, of *site, name string, role wire.Role) *link.Credentials {
 	t.Helper()
-	c := of.host(t, name, role)
+	of.host(t, name, role)
 	dir := filepath.Join(of.dir, name)
 	copyFile(t, filepath.Join(trusted.dir, pki.CACertFile), filepath.Join(dir, pki.CACertFile))
 	c, err := link.LoadUnchecked(dir)
