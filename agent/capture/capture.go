@@ -21,7 +21,8 @@ type Tracker interface {
 	// where it outlives the agent (Keep) before it returns. A write that completes after Take began is marked again.
 	Take(sink func(word int, marks uint64)) error
 
-	// Audit compares what was marked since the last Audit with what the disk's own statistics say was written.
+	// Audit compares what was marked since the last Audit with what the disk's own statistics say was written. Before the
+	// caller asks again it has noted a miss where it outlives the agent; until then a new agent is told of it again.
 	Audit() (Audit, error)
 
 	// Keep is memory that lives as long as the marks do. It stays the tracker's, and is gone after Close.
@@ -55,12 +56,8 @@ const NoteSize = 4096
 type Audit struct {
 	// Missed tells that a write may have gone unmarked, or that it cannot be known: the disk must be scanned.
 	Missed bool
-	// Exact tells that the disk's statistics count the same thing as the marks, so that Missed false is a proof.
-	Exact bool
-	// Reason is a sentence for the operator when Missed is true or Exact is false.
+	// Reason is a sentence for the operator when Missed is true.
 	Reason string
-	// Expected is what the statistics say was written and discarded since the last audit, Seen what the marks account for.
-	Expected, Seen block.Size
 }
 
 // Status is how a disk is tracked.

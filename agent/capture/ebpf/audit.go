@@ -7,16 +7,65 @@ import (
 	"github.com/understudy-dr/understudy/internal/block"
 )
 
-// counted is what the best copy of the completion program counted, in sectors. A copy misses what completes while it runs
-// itself on that CPU; another one has it.
-func (p *pinned) counted() uint64 {
-	var best uint64
-	for c := range copies {
-		best = max(best, p.mem.load(c, counterSectors))
+// The audit holds what the programs counted against what the disk's own statistics say was written.
+//
+// A copy's offset is what it counted less what the statistics say, in sectors. The kernel calls the tracepoint just before it
+// updates the statistics, so an offset taken with the statistics read first is never below the true one; on a busy disk it is
+// above it by the few requests that completed between the two reads. The true offset is constant as long as the copy misses
+// nothing, and falls by what it misses. So a copy whose offset is not below its baseline has missed nothing that the next
+// audit, or this one, would not show, and one such copy is enough: whatever the others missed, it marked.
+//
+// A baseline only ever falls: to the true offset, or towards it. It can cause a false alarm, and can't hide a miss for good.
+type offsets [copies]int64
+
+// offsets reads the statistics, then the counters.
+func (p *pinned) offsets(d device) (offsets, error) {
+	var o offsets
+	stat, err := d.written()
+	if err != nil {
+		return o, err
 	}
-	return best
+	for c := range copies {
+		o[c] = int64(p.mem.load(c, counterSectors) - stat)
+	}
+	return o, nil
 }
 
+// lower takes over what is below.
+func (o *offsets) lower(by offsets) {
+	for c := range o {
+		o[c] = min(o[c], by[c])
+	}
+}
+
+// short is by how many sectors the best copy is below its baseline; 0 when a copy has them all.
+func (o *offsets) short(base offsets) int64 {
+	least := base[0] - o[0]
+	for c := range o {
+		least = min(least, base[c]-o[c])
+	}
+	return max(least, 0)
+}
+
+// rebase takes the present offsets for those that should be: the least of many readings, since a busy disk adds to them.
+func (p *pinned) rebase(d device) error {
+	const readings = 50
+	base, err := p.offsets(d)
+	for range readings {
+		var o offsets
+		if err != nil {
+			return err
+		}
+		o, err = p.offsets(d)
+		base.lower(o)
+	}
+	p.head.Baseline = base
+	p.head.DriverSeen, p.head.OverflowSeen = p.sum(counterDriver), p.sum(counterOverflow)
+	p.mem.store(p.head)
+	return err
+}
+
+// sum adds up a counter over all programs.
 func (p *pinned) sum(counter int) uint64 {
 	var n uint64
 	for c := range copies + 1 {
@@ -25,75 +74,53 @@ func (p *pinned) sum(counter int) uint64 {
 	return n
 }
 
-// rebase takes the difference between what was counted and what the statistics say as the one that should be.
-//
-// The kernel calls the tracepoint just before it updates the statistics, so on a busy disk the two are read a few requests
-// apart. rebase looks for a moment in which neither moves; where there is none, it takes the largest difference it saw
-// between a count and statistics read after it: that hides at most the requests of that moment, once, since the baseline stays
-// until an audit fails.
-func (p *pinned) rebase(d device) error {
-	const looks = 50
-	closest := int64(0)
-	for i := range looks {
-		before := p.counted()
-		stat, err := d.written()
-		if err != nil {
-			return err
-		}
-		after := p.counted()
-		diff := int64(before - stat)
-		if i == 0 || diff > closest {
-			closest = diff
-		}
-		again, err := d.written()
-		if err != nil {
-			return err
-		}
-		if before == after && stat == again {
-			closest = diff
-			break
-		}
-	}
-	p.head.Baseline = closest
-	p.head.DriverSeen, p.head.OverflowEnd = p.sum(counterDriver), p.sum(counterOverflow)
-	p.mem.store(p.head)
-	return nil
-}
-
-// Audit implements capture.Tracker. The statistics are read first: every write in them was counted before.
+// Audit implements capture.Tracker. A miss stays in the pinned header until the next call, in case this process is killed
+// before it has noted it.
 func (t *Tracker) Audit() (capture.Audit, error) {
 	p := t.set
-	stat, err := t.dev.written()
-	if err != nil {
-		return capture.Audit{Missed: true, Reason: err.Error()}, nil
+	if t.told {
+		p.head.Missed, t.told = 0, false
 	}
-	counted := p.counted()
-	a := capture.Audit{Exact: true, Expected: block.Size(int64(stat)+p.head.Baseline) * 512, Seen: block.Size(counted) * 512}
+	reason := t.doubt()
+	if reason == "" {
+		now, err := p.offsets(t.dev)
+		if err != nil {
+			reason = err.Error()
+		} else if short := now.short(p.head.Baseline); short > 0 {
+			reason = fmt.Sprintf("of what the kernel reports as written to %s, %v did not show in its completions", t.dev.name, block.Size(short)*512)
+		} else {
+			p.head.Baseline.lower(now)
+			p.mem.store(p.head)
+			return capture.Audit{}, nil
+		}
+	}
+	p.head.Missed, t.told = 1, true
+	if t.opt.QueueMark == QueueMarkAuto {
+		if err := t.markQueue(); err != nil {
+			return capture.Audit{}, err
+		}
+	}
+	if err := p.rebase(t.dev); err != nil {
+		reason += "; " + err.Error()
+	}
+	return capture.Audit{Missed: true, Reason: reason}, nil
+}
+
+// doubt is why the counters need not even be looked at, or "".
+func (t *Tracker) doubt() string {
+	p := t.set
 	now, err := lookAt(t.opt.Device)
 	switch {
 	case p.head.Missed == 1:
-		a.Reason = "the queue mark could not be taken over"
+		return "an earlier agent found that a write may have been missed, and was stopped before it could act on it"
 	case err != nil:
-		a.Reason = err.Error()
+		return err.Error()
 	case !now.same(p.head):
-		a.Reason = "the device is another one now"
-	case a.Seen < a.Expected:
-		a.Reason = fmt.Sprintf("the kernel reports %v written to %s since tracking began, its completions account for %v", a.Expected, t.dev.name, a.Seen)
+		return "the device is another one now"
 	case p.sum(counterDriver) != p.head.DriverSeen:
-		a.Reason = "a pass-through request (SG_IO, NVMe command) went to the disk, whose effect can't be seen"
-	case p.sum(counterOverflow) != p.head.OverflowEnd:
-		a.Reason = "a request was too large to mark"
-	case !p.whole():
-		a.Reason = "a tracking program is no longer attached"
-	default:
-		return a, nil
+		return "a pass-through request (SG_IO, NVMe command) went to the disk, whose effect can't be seen"
+	case p.sum(counterOverflow) != p.head.OverflowSeen:
+		return "a request was too large to mark"
 	}
-	a.Missed = true
-	p.head.Missed = 0
-	if t.opt.QueueMark == QueueMarkAuto {
-		if err := t.markQueue(); err != nil {
-			return a, err
-		}
-	}
-	return a, p.rebase(t.dev)
+	return ""
 }

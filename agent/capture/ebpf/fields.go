@@ -145,12 +145,16 @@ func (r *reader) argument(tracepoint, structName string) int {
 	return r.fail("tracepoint %s has no %s", tracepoint, structName)
 }
 
-// readFields finds everything, or says what is missing.
+// readFields finds everything in the running kernel's BTF, or says what is missing.
 func readFields() (fields, error) {
 	spec, err := btf.LoadKernelSpec()
 	if err != nil {
 		return fields{}, fmt.Errorf("this kernel has no BTF (/sys/kernel/btf/vmlinux): one built with CONFIG_DEBUG_INFO_BTF, as all current distributions' are, is needed: %w: %w", err, capture.ErrUnsupported)
 	}
+	return fieldsOf(spec)
+}
+
+func fieldsOf(spec *btf.Spec) (fields, error) {
 	r := &reader{spec: spec}
 	f := fields{
 		argRequest: r.argument("block_rq_complete", "request"),

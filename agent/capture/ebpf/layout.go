@@ -118,19 +118,20 @@ func (m *memory) wholeWord(w int) uint64 {
 
 // header says what the map tracks. It is written whole when the map is made, and later only its last part changes.
 type header struct {
-	Boot        [16]byte
-	Seq         uint64 // the disk's diskseq, 0 where the kernel has none
-	Major       uint32
-	Minor       uint32
-	Start       uint64 // of the tracked part, in sectors
-	Size        uint64 // bytes
-	BlockSize   uint32
-	Ready       uint32 // 1 when marks of an older map have been taken over
-	Queue       uint32 // 1 when the queue mark is on
-	Missed      uint32 // 1 when a miss was found and not yet reported
-	Baseline    int64  // counted minus statistics, in sectors, when all was well
-	DriverSeen  uint64
-	OverflowEnd uint64
+	Boot      [16]byte
+	Seq       uint64 // the disk's diskseq, 0 where the kernel has none
+	Major     uint32
+	Minor     uint32
+	Start     uint64 // of the tracked part, in sectors
+	Size      uint64 // bytes
+	BlockSize uint32
+	Ready     uint32 // 1 when marks of an older map have been taken over
+	Queue     uint32 // 1 when the queue mark is on
+	Missed    uint32 // 1 when a miss was found and not yet reported
+	// Baseline, DriverSeen and OverflowSeen are what the last audit left.
+	Baseline     offsets
+	DriverSeen   uint64
+	OverflowSeen uint64
 }
 
 const (

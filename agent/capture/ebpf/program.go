@@ -13,9 +13,9 @@ import (
 // license is what the kernel is told.
 const license = "Dual MIT/GPL"
 
-// maxCoarse bounds the loop over coarse words: a request of 4 GiB at 4 KiB touches 257 of them, at 512 bytes 2049, which a
-// request never has (the kernel splits far below); what exceeds it is counted and makes the audit fail.
-const maxCoarse = 300
+// maxCoarse bounds the loop over coarse words: a request of 4 GiB, the largest there is, touches 257 of them at 4 KiB and 2049
+// at 512 bytes. What exceeds it is counted and makes the audit fail.
+const maxCoarse = 2050
 
 // maxBios bounds the walk over a discard's ranges.
 const maxBios = 256

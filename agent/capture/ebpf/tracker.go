@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"sync"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/understudy-dr/understudy/agent/capture"
@@ -45,6 +43,7 @@ type Tracker struct {
 	lock   *os.File
 	set    *pinned
 	resume bool
+	told   bool // the last Audit reported a miss
 
 	mu     sync.Mutex // guards what Status reads
 	queue  bool
@@ -91,6 +90,9 @@ func Attach(opt Options) (*Tracker, error) {
 	}
 	if err := t.adopt(); err != nil {
 		t.lock.Close()
+		if why := Probe(); why != nil {
+			return nil, why // says it in a sentence
+		}
 		return nil, err
 	}
 	return t, nil
@@ -244,31 +246,4 @@ func (t *Tracker) Remove() error {
 	t.mu.Unlock()
 	err := os.Remove(t.dir)
 	return errors.Join(err, t.lock.Close())
-}
-
-// Probe says in one sentence why disks can't be tracked here, nil if they can.
-func Probe() error {
-	f, err := readFields()
-	if err != nil {
-		return err
-	}
-	m, err := newMap(newLayout(64))
-	if errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("tracking needs the capabilities CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN: run as root: %w", capture.ErrUnsupported)
-	}
-	if err != nil {
-		return fmt.Errorf("this kernel has no arrays that can be mapped (5.5 or later has): %w: %w", err, capture.ErrUnsupported)
-	}
-	defer m.Close()
-	probe := target{fields: f, layout: newLayout(64), sectors: 1, mapFD: m.FD(), major: -1}
-	prog, err := ebpf.NewProgram(probe.completion())
-	if err != nil {
-		return fmt.Errorf("this kernel does not load the tracking program (5.8 or later does, unless it is locked down): %w: %w", err, capture.ErrUnsupported)
-	}
-	defer prog.Close()
-	l, err := link.AttachTracing(link.TracingOptions{Program: prog})
-	if err != nil {
-		return fmt.Errorf("this kernel does not attach to its block tracepoints: %w: %w", err, capture.ErrUnsupported)
-	}
-	return l.Close()
 }
