@@ -29,7 +29,12 @@ func TestMain(m *testing.M) {
 	var err error
 	switch os.Getenv(childVar) {
 	case "":
-		os.Exit(m.Run())
+		status := m.Run()
+		if left, _ := filepath.Glob(pinPrefix() + "*"); len(left) > 0 {
+			fmt.Println("left pinned:", left)
+			status = 1
+		}
+		os.Exit(status)
 	case "agent":
 		err = childAgent()
 	case "probe":

@@ -146,9 +146,9 @@ func TestOnlyTheDiskIsMarked(t *testing.T) {
 	t.Cleanup(func() { tool(t, "delpart", b.path, "1") })
 	part := b.path + "p1"
 
-	trA := attach(t, a.path, Options{PinRoot: pinRoot(t) + "a"})
-	trB := attach(t, b.path, Options{PinRoot: pinRoot(t) + "b"})
-	trP := attach(t, part, Options{PinRoot: pinRoot(t) + "p"})
+	trA := attach(t, a.path, Options{PinRoot: pinRoot(t, "a")})
+	trB := attach(t, b.path, Options{PinRoot: pinRoot(t, "b")})
+	trP := attach(t, part, Options{PinRoot: pinRoot(t, "p")})
 	if _, n := trP.Geometry(); n != sectors/8 {
 		t.Errorf("the partition has %d blocks, want %d", n, sectors/8)
 	}
@@ -201,7 +201,7 @@ func TestGranularity(t *testing.T) {
 		t.Error("5000 bytes are no block size, and were taken")
 	}
 	big := newDisk(t, 1<<40)
-	tr := attach(t, big.path, Options{PinRoot: pinRoot(t) + "big"})
+	tr := attach(t, big.path, Options{PinRoot: pinRoot(t, "big")})
 	if bs, n := tr.Geometry(); bs != 8192 || n != 1<<27 {
 		t.Errorf("1 TiB is tracked at %v in %d blocks, want 8 KiB: one bitmap of 16 MiB", bs, n)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -118,10 +117,14 @@ func (d *disk) image() []byte {
 	return d.read(0, int(d.size))
 }
 
+// pinPrefix begins the names of all that this process pins.
+func pinPrefix() string { return fmt.Sprintf("/sys/fs/bpf/understudy-test-%d-", os.Getpid()) }
+
 // pinRoot is this process's own, and gone after the test.
-func pinRoot(t *testing.T) string {
+func pinRoot(t *testing.T, suffix ...string) string {
 	t.Helper()
-	root := filepath.Join("/sys/fs/bpf", fmt.Sprintf("understudy-test-%d-%s", os.Getpid(), strings.ReplaceAll(t.Name(), "/", "-")))
+	name := strings.ReplaceAll(t.Name(), "/", "-") + strings.Join(suffix, "")
+	root := fmt.Sprintf("%s%s", pinPrefix(), name)
 	t.Cleanup(func() {
 		ids, err := Pinned(root)
 		for _, id := range ids {
