@@ -89,10 +89,7 @@ func (r *Rig) StartReceiver() error {
 // StartAgent starts the agent. It does not wait for the link. The tracking that outlives an agent is ended with the bed.
 func (r *Rig) StartAgent() error {
 	if r.Agent == nil {
-		r.Bed.Defer("end tracking", func() error {
-			_, err := testbed.Output(context.Background(), filepath.Join(r.Bin, "understudy-agent"), "forget", "--state-dir", r.Bed.Path("agent"))
-			return err
-		})
+		r.Bed.Defer("end tracking", func() error { return r.forget(context.Background()) })
 	}
 	argv := append([]string{
 		filepath.Join(r.Bin, "understudy-agent"), "run", "--disk", r.Disk, "--receiver", r.addr,
@@ -103,6 +100,18 @@ func (r *Rig) StartAgent() error {
 	if err == nil {
 		r.Agent = p
 	}
+	return err
+}
+
+// Reset ends both daemons and takes away all that they kept: the next agent begins with a first sync.
+func (r *Rig) Reset(ctx context.Context) error {
+	r.Agent.KillGroup()
+	r.Receiver.KillGroup()
+	return errors.Join(r.forget(ctx), os.RemoveAll(r.Bed.Path("agent")), os.RemoveAll(r.Bed.Path("receiver")))
+}
+
+func (r *Rig) forget(ctx context.Context) error {
+	_, err := testbed.Output(ctx, filepath.Join(r.Bin, "understudy-agent"), "forget", "--state-dir", r.Bed.Path("agent"))
 	return err
 }
 

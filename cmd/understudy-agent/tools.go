@@ -1,6 +1,8 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -9,6 +11,7 @@ import (
 
 	"github.com/understudy-dr/understudy/agent"
 	"github.com/understudy-dr/understudy/agent/capture/ebpf"
+	"github.com/understudy-dr/understudy/internal/block"
 )
 
 // guardCommand is the process that thaws when the agent can't; the agent starts it.
@@ -26,48 +29,84 @@ func guardCommand() *cobra.Command {
 
 // probeCommand says whether this host can be protected.
 func probeCommand() *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	cmd := &cobra.Command{
 		Use:   "probe",
 		Short: "Say whether this host's disks can be tracked, and if not, why",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := ebpf.Probe(); err != nil {
-				return err
+			why := ebpf.Probe()
+			if asJSON {
+				found := struct {
+					Trackable bool   `json:"trackable"`
+					Reason    string `json:"reason,omitempty"`
+				}{Trackable: why == nil}
+				if why != nil {
+					found.Reason = why.Error()
+				}
+				return errors.Join(why, printJSON(cmd, found))
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), "this host's disks can be tracked")
-			return nil
+			if why == nil {
+				fmt.Fprintln(cmd.OutOrStdout(), "this host's disks can be tracked")
+			}
+			return why
 		},
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
 }
 
 // forgetCommand ends tracking for good.
 func forgetCommand() *cobra.Command {
 	var state string
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "forget",
 		Short: "End the tracking that goes on in the kernel after the agent has stopped; its next start compares the disks anew",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			known, err := agent.KnownDisks(state)
-			if err != nil {
-				return err
+			forgotten, err := forget(state)
+			if asJSON {
+				return errors.Join(err, printJSON(cmd, struct {
+					Forgotten []block.DiskID `json:"forgotten"`
+				}{forgotten}))
 			}
-			pinned, err := ebpf.Pinned("")
-			if err != nil {
-				return err
-			}
-			for _, id := range known {
-				if !slices.Contains(pinned, id) {
-					continue
-				}
-				if err := ebpf.RemovePins("", id); err != nil {
-					return fmt.Errorf("forget disk %v: %w", id, err)
-				}
+			for _, id := range forgotten {
 				fmt.Fprintln(cmd.OutOrStdout(), "no longer tracked:", id)
 			}
-			return nil
+			return err
 		},
 	}
 	cmd.Flags().StringVar(&state, "state-dir", "/var/lib/understudy/agent", "where disk ids are kept")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// forget ends the tracking of the disks that the state folder knows, and says which were tracked. Others' disks are left alone.
+func forget(state string) ([]block.DiskID, error) {
+	known, err := agent.KnownDisks(state)
+	if err != nil {
+		return nil, err
+	}
+	pinned, err := ebpf.Pinned("")
+	if err != nil {
+		return nil, err
+	}
+	forgotten := []block.DiskID{}
+	for _, id := range known {
+		if !slices.Contains(pinned, id) {
+			continue
+		}
+		if err := ebpf.RemovePins("", id); err != nil {
+			return forgotten, fmt.Errorf("forget disk %v: %w", id, err)
+		}
+		forgotten = append(forgotten, id)
+	}
+	return forgotten, nil
+}
+
+func printJSON(cmd *cobra.Command, v any) error {
+	enc := json.NewEncoder(cmd.OutOrStdout())
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
 }
