@@ -144,7 +144,7 @@ func (a *Agent) serve(ctx context.Context, s *link.Session, guard *Guard) error 
 		case <-ctx.Done():
 		}
 	}()
-	g := &group{agent: a, cfg: a.cfg, freezer: &freezer{guard: guard}, session: s}
+	g := &group{agent: a, cfg: a.cfg, freezer: &freezer{guard: guard}, session: s, joined: make(chan struct{}, 1)}
 	var wg sync.WaitGroup
 	for i := range a.cfg.Disks {
 		wg.Go(func() { g.runDisk(ctx, i) })

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -31,6 +32,7 @@ type OpenTracker func(device string, id block.DiskID, granularity block.BlockSiz
 type disk struct {
 	id      block.DiskID
 	path    string
+	opened  deviceState // of dev
 	dev     *block.File
 	tracker capture.Tracker
 	set     *capture.Set
@@ -86,6 +88,9 @@ func openDisk(path string, cfg Config, open OpenTracker) (*disk, error) {
 		return nil, err
 	}
 	d := &disk{id: id, path: path}
+	if d.opened, err = lookAtDevice(path); err != nil {
+		return nil, err
+	}
 	if d.tracker, err = open(path, id, cfg.BlockSize, bitmapBudget/block.Size(len(cfg.Disks))); err != nil {
 		return nil, fmt.Errorf("track %s: %w", path, err)
 	}
@@ -193,13 +198,17 @@ func (d *disk) Status() DiskStatus {
 	return s
 }
 
-// resized tells how many bytes longer the device is than what is tracked; a change means that the tracker must be
-// attached anew.
-func (d *disk) resized() (block.Size, error) {
-	f, err := block.OpenFile(d.path, block.Mode{})
-	if err != nil {
-		return 0, fmt.Errorf("%s has vanished: %w; its bits are kept until it is back or the host restarts", d.path, err)
+// errChanged makes the disk's loop look at the device anew.
+var errChanged = errors.New("the device is not what it was")
+
+// check holds that the path still leads to the device that was opened, in its size: errChanged if not.
+func (d *disk) check() error {
+	now, err := lookAtDevice(d.path)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s has vanished: %w; its bits are kept until it is back or the host restarts", d.path, err)
+	case now != d.opened:
+		return errChanged
 	}
-	defer f.Close()
-	return f.Geometry().Size - d.pump.size, nil
+	return nil
 }

@@ -18,12 +18,14 @@ type group struct {
 	session *link.Session
 	freezer *freezer
 
+	joined chan struct{} // has a token when a disk has joined
+
 	mu      sync.Mutex
 	members []*upload
 	cutting sync.Mutex // held while a checkpoint uses the members
 }
 
-// run takes a point of all members every interval until ctx ends.
+// run takes a point of all members every interval, and as soon as a disk has caught up, until ctx ends.
 func (g *group) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		start := time.Now()
@@ -32,11 +34,15 @@ func (g *group) run(ctx context.Context) {
 			g.checkpoint(ctx, members)
 		}
 		g.cutting.Unlock()
-		sleep(ctx, max(g.cfg.Interval-time.Since(start), g.cfg.Interval/10))
+		select {
+		case <-ctx.Done():
+		case <-g.joined:
+		case <-time.After(max(g.cfg.Interval-time.Since(start), g.cfg.Interval/10)):
+		}
 	}
 }
 
-// ready are the members whose device is still what it was.
+// ready are the members whose device is still what it was; the others' uploads end.
 func (g *group) ready() []*upload {
 	g.mu.Lock()
 	members := append([]*upload(nil), g.members...)
@@ -45,18 +51,9 @@ func (g *group) ready() []*upload {
 		if u.ctx.Err() != nil {
 			return context.Cause(u.ctx)
 		}
-		switch more, err := u.disk.resized(); {
-		case err != nil:
-			return err
-		case more != 0:
-			return errResized
-		}
-		return nil
+		return u.disk.check()
 	})
 }
-
-// errResized makes the disk's loop look at the new size.
-var errResized = errors.New("the device has another size")
 
 func (g *group) join(u *upload) {
 	g.mu.Lock()
@@ -66,6 +63,10 @@ func (g *group) join(u *upload) {
 	a.mu.Lock()
 	a.uploads[u.disk] = u
 	a.mu.Unlock()
+	select {
+	case g.joined <- struct{}{}:
+	default: // the point that is due takes this disk in too
+	}
 }
 
 // leave returns when no checkpoint uses u any more.
@@ -99,7 +100,7 @@ func (g *group) runDisk(ctx context.Context, i int) {
 		if ctx.Err() != nil {
 			return
 		}
-		if errors.Is(err, errResized) {
+		if errors.Is(err, errChanged) {
 			continue
 		}
 		d.report(g.agent, err)
@@ -176,31 +177,40 @@ func (g *group) protect(ctx context.Context, u *upload) error {
 	}
 }
 
-// fitDisk is disk i, attached anew if its device has another size. The new part of one that grew is to be sent; one that
-// shrank is refused.
+// fitDisk is disk i, opened anew if its device was gone, was replaced or has another size. The new part of one that grew is
+// to be sent; one that shrank is refused.
 func (a *Agent) fitDisk(i int) (*disk, error) {
 	a.mu.Lock()
 	d := a.disks[i]
 	a.mu.Unlock()
-	more, err := d.resized()
-	switch {
+	err := d.check()
+	if err == nil && !d.gone() {
+		return d, nil
+	}
+	// A device that was unplugged keeps its name for as long as somebody holds it open.
+	d.close()
+	if err != nil && !errors.Is(err, errChanged) {
+		return d, err
+	}
+	was := d.opened
+	switch now, err := lookAtDevice(d.path); {
 	case err != nil:
 		return d, err
-	case more == 0 && !d.gone():
-		return d, nil
-	case more < 0:
+	case now.size < was.size:
 		return d, fmt.Errorf("%s became %v smaller (it was %v): the copy is kept as it is; grow it back, or remove the disk and protect it anew",
-			d.path, -more, d.pump.size)
+			d.path, was.size-now.size, was.size)
 	}
-	old := d.pump.size
-	d.close()
-	grown, err := openDisk(d.path, a.cfg, a.parts.Open)
+	again, err := openDisk(d.path, a.cfg, a.parts.Open)
 	if err != nil {
 		return d, err
 	}
-	a.log.Info("the device grew: the new part is sent", "disk", d.path, "from", old, "to", grown.pump.size)
+	if again.opened.size > was.size {
+		a.log.Info("the device grew: the new part is sent", "disk", d.path, "from", was.size, "to", again.opened.size)
+	} else {
+		a.log.Info("the device is back", "disk", d.path, "id", again.id.String(), "resumed", again.tracker.Keep().Resumed)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.disks[i] = grown
-	return grown, nil
+	a.disks[i] = again
+	return again, nil
 }

@@ -40,6 +40,31 @@ func deviceIdentity(path string) (string, error) {
 	return "path:" + path, nil
 }
 
+// deviceState tells one device at a path from another that comes after it there.
+type deviceState struct {
+	number string // major:minor
+	seq    string // of the disk, which no other has in this boot (sysfs: diskseq, Linux 5.15); "" before
+	start  string // of a partition, in sectors
+	size   block.Size
+}
+
+// lookAtDevice finds out what is at the path now.
+func lookAtDevice(path string) (deviceState, error) {
+	f, err := block.OpenFile(path, block.Mode{})
+	if err != nil {
+		return deviceState{}, err
+	}
+	defer f.Close()
+	s := deviceState{number: deviceNumber(path), size: f.Geometry().Size}
+	if dir, err := filepath.EvalSymlinks(filepath.Join("/sys/dev/block", s.number)); err == nil {
+		s.start = sysfsText(dir, "start")
+		if s.seq = sysfsText(dir, "diskseq"); s.seq == "" {
+			s.seq = sysfsText(filepath.Dir(dir), "diskseq")
+		}
+	}
+	return s, nil
+}
+
 func sysfsText(dir, attr string) string {
 	text, err := os.ReadFile(filepath.Join(dir, attr))
 	if err != nil {

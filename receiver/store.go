@@ -7,7 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -193,7 +193,7 @@ func (s *store) all() []*replica {
 	for _, r := range s.disks {
 		list = append(list, r)
 	}
-	sort.Slice(list, func(i, k int) bool { return list[i].name() < list[k].name() })
+	slices.SortFunc(list, func(a, b *replica) int { return strings.Compare(a.name(), b.name()) })
 	return list
 }
 
@@ -209,14 +209,15 @@ func (s *store) find(selector string) (*replica, error) {
 	for _, r := range s.all() {
 		m := r.journal.Meta()
 		known = append(known, r.name()+" ("+m.Disk.String()+")")
-		exact := m.Disk.String() == selector || r.name() == selector
-		if exact {
+		if m.Disk.String() == selector {
 			return r, nil
 		}
-		if m.Name == selector || len(selector) >= 4 && strings.HasPrefix(m.Disk.String(), selector) {
+		// A host may have had two disks of one name, one after the other.
+		if r.name() == selector || m.Name == selector || len(selector) >= 4 && strings.HasPrefix(m.Disk.String(), selector) {
 			hits = append(hits, r)
 		}
 	}
+	slices.Sort(known)
 	switch len(hits) {
 	case 1:
 		return hits[0], nil

@@ -16,9 +16,10 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/understudy-dr/understudy/internal/block"
 )
 
 // tlsCommand is the first argument of this program where it is one end of a bare TLS connection.
@@ -83,7 +84,7 @@ func tlsSend(addr, device string, n int64) error {
 		return err
 	}
 	defer conn.Close()
-	if _, err := io.CopyBuffer(struct{ io.Writer }{conn}, struct{ io.Reader }{io.LimitReader(disk, n)}, aligned(tlsBuffer)); err != nil {
+	if _, err := io.CopyBuffer(struct{ io.Writer }{conn}, struct{ io.Reader }{io.LimitReader(disk, n)}, block.AlignedBuffer(tlsBuffer)); err != nil {
 		return err
 	}
 	if err := conn.CloseWrite(); err != nil {
@@ -97,14 +98,6 @@ func tlsSend(addr, device string, n int64) error {
 		return fmt.Errorf("%q of %d bytes arrived", said, n)
 	}
 	return nil
-}
-
-// aligned is a buffer that begins at a page, as direct reads want it.
-func aligned(n int) []byte {
-	const page = 4096
-	b := make([]byte, n+page)
-	off := page - int(uintptr(unsafe.Pointer(&b[0]))%page)
-	return b[off : off+n]
 }
 
 // throwawayCertificate is for a connection that nobody else may use and that carries a benchmark's bytes.

@@ -289,10 +289,16 @@ func (s *site) restore(what string) string {
 // sameAs holds that the newest point of disk is the disk, byte for byte; nothing may write to it meanwhile.
 func (s *site) sameAs(disk string) {
 	s.t.Helper()
+	s.copyIs(disk, disk)
+}
+
+// copyIs holds the same of a disk that is asked for by its id.
+func (s *site) copyIs(disk, device string) {
+	s.t.Helper()
 	s.nextPoint(disk)
 	path := s.restore(disk)
 	defer os.Remove(path)
-	if out, err := exec.Command("cmp", path, disk).CombinedOutput(); err != nil {
+	if out, err := exec.Command("cmp", path, device).CombinedOutput(); err != nil {
 		s.t.Fatalf("the copy of %s is not the disk: %v: %s", disk, err, out)
 	}
 }

@@ -2,6 +2,7 @@ package linetest
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -130,7 +131,69 @@ func TestTargetFull(t *testing.T) {
 	s.sameAs(dev)
 }
 
-// TestDeviceGrowsShrinksVanishes: the new part is synced, a smaller disk is refused, and one that comes back goes on.
+// TestDeviceVanishes: the agent says so and goes on when the disk is back, without a first sync if it is the one that went.
+// Another one that comes under the same name does not get into the copy of the first.
+func TestDeviceVanishes(t *testing.T) {
+	s := newSite(t, "tcp")
+	one, two := s.loopDisk("one", 32*mib), s.loopDisk("two", 32*mib)
+	write(t, one, 0, 8*mib)
+	write(t, two, 4*mib, 8*mib)
+	disk := s.path("by-name")
+	plug := func(dev string) {
+		t.Helper()
+		if err := os.Symlink(dev, disk); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unplug := func() {
+		t.Helper()
+		if err := os.Remove(disk); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the agent says that the disk has vanished", func() bool {
+			d, ok := s.status(disk)
+			return ok && strings.Contains(d.Error, "vanished")
+		})
+	}
+	plug(one)
+	s.startReceiver()
+	a := s.startAgent(disk)
+	s.sameAs(disk)
+
+	unplug()
+	write(t, one, 16*mib, mib) // by somebody who knows it by its other name
+	points := len(s.points(disk))
+	plug(one)
+	s.sameAs(disk)
+	if log := a.logged(); strings.Count(log, "first sync") > 1 || strings.Contains(log, "comparing the disk") || len(s.points(disk)) <= points {
+		t.Errorf("it began anew, though it is the same disk:\n%s", log)
+	}
+
+	d, _ := s.status(disk)
+	first := d.ID.String()
+	unplug()
+	must(t, "losetup", "-d", one)
+	must(t, "losetup", "-d", two)
+	eventually(t, "the agent lets go of the name", func() bool { return exec.Command("losetup", one, s.path("two")).Run() == nil })
+	plug(one)
+	var other string
+	eventually(t, "the other disk has an id of its own", func() bool {
+		d, ok := s.status(disk)
+		other = d.ID.String()
+		return ok && other != first
+	})
+	s.copyIs(other, one)
+	if points := s.points(first); len(points) == 0 {
+		t.Error("the points of the disk that went are gone")
+	}
+	for range 5 {
+		if _, stderr, code := run(t, "understudy", s.remote("points", "web1:"+disk)...); code != 4 || !strings.Contains(stderr, "names 2 disks") {
+			t.Errorf("one of two disks of that name was taken: exit %d: %s", code, stderr)
+		}
+	}
+}
+
+// TestDeviceGrowsShrinks: the new part is synced, a smaller disk is refused.
 func TestDeviceGrowsShrinks(t *testing.T) {
 	s := newSite(t, "tcp")
 	dev := s.loopDisk("disk", 32*mib)

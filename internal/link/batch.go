@@ -27,7 +27,9 @@ type batchConn struct {
 	buf    []byte
 }
 
-func newBatchConn(raw net.Conn) *batchConn { return &batchConn{Conn: raw, reads: make([]byte, recordBatch)} }
+func newBatchConn(raw net.Conn) *batchConn {
+	return &batchConn{Conn: raw, reads: make([]byte, recordBatch)}
+}
 
 // Read is called by TLS only, which holds a lock of its own.
 func (b *batchConn) Read(p []byte) (int, error) {
