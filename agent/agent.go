@@ -94,17 +94,13 @@ func (a *Agent) closeDisks() {
 
 // keepLinked makes session after session.
 func (a *Agent) keepLinked(ctx context.Context, guard *Guard) error {
-	const shortest, longest = 500 * time.Millisecond, 15 * time.Second
-	wait, said := shortest, ""
+	retry, said := backoff{shortest: 500 * time.Millisecond, longest: 15 * time.Second}, ""
 	for ctx.Err() == nil {
+		acked := a.acked()
 		s, err := a.parts.Dial(ctx)
 		if err == nil {
 			a.log.Info("linked", "peer", s.Peer().Host, "carrier", string(s.Carrier()))
-			began := time.Now()
 			err = a.serve(ctx, s, guard)
-			if time.Since(began) > longest {
-				wait = shortest
-			}
 			said = ""
 		} else if link.Permanent(err) {
 			return err
@@ -117,18 +113,19 @@ func (a *Agent) keepLinked(ctx context.Context, guard *Guard) error {
 			said = err.Error()
 			a.log.Warn("not linked, trying again; writes are tracked meanwhile", "err", err)
 		}
-		sleep(ctx, wait)
-		wait = min(2*wait, longest)
+		sleep(ctx, retry.next(a.acked() != acked))
 	}
 	return nil
 }
 
-// sleep waits for d or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
+// acked is how many deltas the target has acknowledged to this agent.
+func (a *Agent) acked() (n int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, d := range a.disks {
+		n += d.acked.Load()
 	}
+	return n
 }
 
 // serve works on one session until it ends, and returns why.

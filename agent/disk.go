@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/understudy-dr/understudy/agent/capture"
@@ -39,7 +40,8 @@ type disk struct {
 	mem     []byte // the note's memory
 	pump    *pump
 	residue *residue
-	trouble string // the last error logged, so that it is logged once
+	trouble string       // the last error logged, so that it is logged once
+	acked   atomic.Int64 // deltas of this agent that the target has acknowledged
 
 	mu     sync.Mutex
 	closed bool

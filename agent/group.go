@@ -89,11 +89,10 @@ func (g *group) leave(u *upload) {
 
 // runDisk makes upload after upload for one disk until ctx ends.
 func (g *group) runDisk(ctx context.Context, i int) {
-	const shortest, longest = time.Second, 30 * time.Second
-	wait := shortest
+	retry := backoff{shortest: time.Second, longest: 30 * time.Second}
 	for ctx.Err() == nil {
-		began := time.Now()
 		d, err := g.agent.fitDisk(i)
+		acked := d.acked.Load()
 		if err == nil {
 			err = g.attend(ctx, d)
 		}
@@ -104,11 +103,7 @@ func (g *group) runDisk(ctx context.Context, i int) {
 			continue
 		}
 		d.report(g.agent, err)
-		if time.Since(began) > longest {
-			wait = shortest
-		}
-		sleep(ctx, wait)
-		wait = min(2*wait, longest)
+		sleep(ctx, retry.next(d.acked.Load() != acked))
 	}
 }
 

@@ -275,6 +275,7 @@ func (u *upload) commit(ctx context.Context, class block.Class, flags block.Seal
 	}
 	d.update(func(n *note) { n.Acked = n.Sealed })
 	d.set.Ack()
+	d.acked.Add(1)
 	d.show(func(s *DiskStatus) {
 		s.Sent += seal.Payload
 		s.Done = min(s.Done+seal.Covered, s.Total)
