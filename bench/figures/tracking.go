@@ -112,8 +112,7 @@ func (f *figures) track(device string, mark ebpf.QueueMark) (end func() error, e
 	}()
 	return func() error {
 		close(stop)
-		err := errors.Join(<-done, t.Remove())
-		return errors.Join(err, os.RemoveAll(root))
+		return errors.Join(<-done, t.Remove())
 	}, nil
 }
 

@@ -337,19 +337,29 @@ func TestWhatIsNotTheSameIsNotResumed(t *testing.T) {
 	}
 }
 
-// TestRemoveLeavesNothing: neither pins nor programs.
+// TestRemoveLeavesNothing: neither pins nor programs, nor the folder once the last disk has gone.
 func TestRemoveLeavesNothing(t *testing.T) {
-	d := newDisk(t, 16<<20)
-	opt := Options{Device: d.path, Disk: block.DiskID{5}, PinRoot: pinRoot(t)}
-	tr := attach(t, d.path, opt)
-	if ids, err := Pinned(opt.PinRoot); err != nil || len(ids) != 1 || ids[0] != opt.Disk {
+	root := pinRoot(t)
+	other := attach(t, newDisk(t, 16<<20).path, Options{Disk: block.DiskID{6}, PinRoot: root})
+	opt := Options{Device: newDisk(t, 16<<20).path, Disk: block.DiskID{5}, PinRoot: root}
+	tr := attach(t, opt.Device, opt)
+	if ids, err := Pinned(root); err != nil || len(ids) != 2 {
 		t.Errorf("pinned are %v, %v", ids, err)
 	}
 	if err := tr.Remove(); err != nil {
 		t.Fatal(err)
 	}
-	if left, err := os.ReadDir(opt.PinRoot); err != nil || len(left) > 0 {
-		t.Errorf("left behind: %v, %v", left, err)
+	if left, err := os.ReadDir(root); err != nil || len(left) != 1 || left[0].Name() != other.opt.Disk.String() {
+		t.Errorf("left behind: %v, %v, want the other disk alone", left, err)
+	}
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := RemovePins(root, other.opt.Disk); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(root); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the folder is left behind: %v", err)
 	}
 	if err := tr.Close(); err != nil {
 		t.Errorf("close after remove: %v", err)

@@ -304,7 +304,7 @@ func RemovePins(pinRoot string, id block.DiskID) error {
 	if pinRoot == "" {
 		pinRoot = defaultPinRoot
 	}
-	t := &Tracker{opt: Options{Device: id.String()}, dir: filepath.Join(pinRoot, id.String())}
+	t := &Tracker{opt: Options{Device: id.String(), PinRoot: pinRoot}, dir: filepath.Join(pinRoot, id.String())}
 	if err := t.acquire(); err != nil {
 		return err
 	}
@@ -313,5 +313,5 @@ func RemovePins(pinRoot string, id block.DiskID) error {
 	for _, p := range sets {
 		p.drop()
 	}
-	return errors.Join(err, os.Remove(t.dir))
+	return errors.Join(err, t.removeDir())
 }

@@ -82,7 +82,7 @@ func Attach(opt Options) (*Tracker, error) {
 		return nil, err
 	}
 	t := &Tracker{opt: opt, dev: dev, dir: filepath.Join(opt.PinRoot, opt.Disk.String())}
-	if err := os.MkdirAll(t.dir, 0o700); err != nil {
+	if err := t.makeDir(); err != nil {
 		return nil, fmt.Errorf("make folder for pins: %w", err)
 	}
 	if err := t.acquire(); err != nil {
@@ -96,6 +96,23 @@ func Attach(opt Options) (*Tracker, error) {
 		return nil, err
 	}
 	return t, nil
+}
+
+// makeDir makes the folder for the pins. Whoever removes the last disk takes the root away too, maybe just as it was found.
+func (t *Tracker) makeDir() (err error) {
+	for range 10 {
+		if err = os.MkdirAll(t.dir, 0o700); !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return err
+}
+
+// removeDir removes the emptied folder, and the root if this was the last disk.
+func (t *Tracker) removeDir() error {
+	err := os.Remove(t.dir)
+	_ = os.Remove(t.opt.PinRoot) // fails while other disks are tracked
+	return err
 }
 
 // acquire holds the disk for this process.
@@ -244,6 +261,5 @@ func (t *Tracker) Remove() error {
 	t.set.drop()
 	t.closed = true
 	t.mu.Unlock()
-	err := os.Remove(t.dir)
-	return errors.Join(err, t.lock.Close())
+	return errors.Join(t.removeDir(), t.lock.Close())
 }
