@@ -137,6 +137,11 @@ func (r *Receiver) answer(ctx context.Context, peer link.Peer, stream *link.Stre
 			return err
 		}
 		return r.query(stream, m)
+	case *wire.Command:
+		if err := may(wire.RoleOperator); err != nil {
+			return err
+		}
+		return r.command(ctx, stream, m)
 	case *wire.Read:
 		if err := may(wire.RoleOperator); err != nil {
 			return err

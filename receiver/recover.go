@@ -2,6 +2,7 @@ package receiver
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,7 +19,7 @@ func selectPoint(points []journal.Point, selector string) (journal.Point, error)
 		return none, wire.Errorf(wire.CodeNoPoint, "the disk has no recovery point yet")
 	}
 	if selector == "" || selector == "latest" {
-		return points[len(points)-1], nil
+		return newestConsistent(points)
 	}
 	if digits, ok := strings.CutPrefix(selector, "#"); ok {
 		n, err := strconv.ParseUint(digits, 10, 64)
@@ -41,6 +42,17 @@ func selectPoint(points []journal.Point, selector string) (journal.Point, error)
 		return none, wire.Errorf(wire.CodeNoPoint, "no point at or before %s; the oldest is %s", selector, describe(points[0]))
 	}
 	return *best, nil
+}
+
+// newestConsistent is what "latest" means: never a point that was read while writes went on.
+func newestConsistent(points []journal.Point) (journal.Point, error) {
+	for _, p := range slices.Backward(points) {
+		if p.Class.Consistent() {
+			return p, nil
+		}
+	}
+	return journal.Point{}, wire.Errorf(wire.CodeNoPoint, "no point of the disk is consistent; the newest is %s, of class %v: ask for it by number if it must do",
+		describe(points[len(points)-1]), points[len(points)-1].Class)
 }
 
 // selectSeq finds point number n, or names the nearest there are.

@@ -42,6 +42,7 @@ const (
 	ClassNone        Class = 0 // durable progress, not a recovery point: a part of the first sync, say
 	ClassCrash       Class = 1 // all disks of the group at one instant
 	ClassApplication Class = 2 // crash, and the applications' hooks ran
+	ClassFuzzy       Class = 3 // read while writes went on: no instant, but a copy to fall back on where nothing better can be had
 )
 
 func (c Class) String() string {
@@ -52,6 +53,8 @@ func (c Class) String() string {
 		return "crash"
 	case ClassApplication:
 		return "application"
+	case ClassFuzzy:
+		return "fuzzy"
 	}
 	return fmt.Sprintf("class(%d)", uint8(c))
 }
@@ -61,17 +64,20 @@ func (c Class) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
 // UnmarshalText reads what MarshalText writes.
 func (c *Class) UnmarshalText(text []byte) error {
-	for _, k := range []Class{ClassNone, ClassCrash, ClassApplication} {
+	for _, k := range []Class{ClassNone, ClassCrash, ClassApplication, ClassFuzzy} {
 		if k.String() == string(text) {
 			*c = k
 			return nil
 		}
 	}
-	return fmt.Errorf("%q is not a class: none, crash or application", text)
+	return fmt.Errorf("%q is not a class: none, crash, application or fuzzy", text)
 }
 
-// Point tells whether a delta of this class ends in a recovery point.
-func (c Class) Point() bool { return c == ClassCrash || c == ClassApplication }
+// Point tells whether a delta of this class ends in a recovery point: something an operator can ask for by number or time.
+func (c Class) Point() bool { return c != ClassNone }
+
+// Consistent tells whether the point is one instant of the disk. One that is not is never what "latest" means.
+func (c Class) Consistent() bool { return c == ClassCrash || c == ClassApplication }
 
 // SealFlags are facts about a sealed delta that its class does not say.
 type SealFlags uint16
@@ -124,7 +130,7 @@ func (s Seal) appendBody(b []byte) []byte {
 
 // Check says which limit of the format the seal breaks.
 func (s Seal) Check() error {
-	if s.Class > ClassApplication || s.Flags&^knownSealFlags != 0 || s.Seq == 0 || s.Payload < 0 || s.Covered < 0 {
+	if s.Class > ClassFuzzy || s.Flags&^knownSealFlags != 0 || s.Seq == 0 || s.Payload < 0 || s.Covered < 0 {
 		return fmt.Errorf("seal of class %d, flags %#x, seq %d: %w", s.Class, s.Flags, s.Seq, ErrMalformed)
 	}
 	if len(s.Labels) > MaxLabels {

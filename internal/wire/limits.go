@@ -34,13 +34,15 @@ const (
 	maxHelloBody          = 2 + 2 + 1 + 2 + MaxHost + 2 + MaxProgram + 8 + laterRoom
 	maxWelcomeBody        = 2 + 2 + MaxHost + 2 + MaxProgram + 8 + laterRoom
 	maxErrorBody          = 2 + 2 + MaxErrorText + laterRoom
-	maxOpenBody           = 16 + 2 + MaxDiskName + 2 + MaxHost + 8 + 4 + 4 + 8 + 32
+	maxOpenBody           = 16 + 2 + MaxDiskName + 2 + MaxHost + 16 + 32 + 8 + 4 + 4 + 8 + 32
 	openedBody            = 8 + 32 + 8 + 4 + 1
 	ackBody               = 8 + 32
 	scanRequestBody       = 16 + 8 + 8 + 8 + 8
 	scanReplyFixed        = 8 + 8 + 8 + 4
 	maxScanReplyBody      = scanReplyFixed + MaxScanDigests*32
 	maxQueryBody          = 1 + 2 + MaxSelector + 2 + MaxSelector
+	maxCommandBody        = 1 + 2 + MaxSelector + 2 + MaxSelector
+	progressBody          = 8 + 8
 	maxReadBody           = 2 + MaxSelector + 2 + MaxSelector + 8 + 8
 	maxReadStartBody      = 16 + 8 + block.MaxSealSize
 	readEndBody           = 32 + 8

@@ -25,6 +25,8 @@ const (
 	TypeScanReply   Type = 0xa1
 	TypeQuery       Type = 0xb0
 	TypeReply       Type = 0xb1
+	TypeCommand     Type = 0xb2
+	TypeProgress    Type = 0xb3
 	TypeRead        Type = 0xc0
 	TypeReadStart   Type = 0xc1
 	TypeReadEnd     Type = 0xc2
@@ -75,6 +77,10 @@ func kindOf(t Type) (kind, bool) {
 		return kind{"query", 0, maxQueryBody, false, func() Message { return new(Query) }}, true
 	case TypeReply:
 		return kind{"reply", 0, MaxDocument, false, func() Message { return new(Reply) }}, true
+	case TypeCommand:
+		return kind{"command", 0, maxCommandBody, false, func() Message { return new(Command) }}, true
+	case TypeProgress:
+		return kind{"progress", progressBody, progressBody, false, func() Message { return new(Progress) }}, true
 	case TypeRead:
 		return kind{"read", 0, maxReadBody, false, func() Message { return new(Read) }}, true
 	case TypeReadStart:

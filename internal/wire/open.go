@@ -8,7 +8,7 @@ import (
 
 // Open begins the replication of a disk on a stream: the source's first message. Opened or Error answers it.
 //
-//	disk 16 | name string | host string | boot id 16 | size u64 | block size u32 | generation u32 | known seq u64 |
+//	disk 16 | name string | host string | boot id 16 | machine 32 | size u64 | block size u32 | generation u32 | known seq u64 |
 //	known digest 32
 type Open struct {
 	Disk block.DiskID
@@ -16,7 +16,10 @@ type Open struct {
 	Host string
 	// Boot is the kernel's boot id at the source. Within one boot a tracker has one owner, so an open of the same boot means
 	// that the agent before it is gone, whatever the target still sees of its connection.
-	Boot       [16]byte
+	Boot [16]byte
+	// Machine is a digest over what tells the source's hardware from a copy of it; zero where nothing does. A clone of a
+	// server brings its certificate and its disks' ids along, but not this.
+	Machine    block.Digest
 	Size       block.Size
 	BlockSize  block.BlockSize
 	Generation block.Generation
@@ -47,7 +50,7 @@ func (m *Open) Check() error {
 
 func (m *Open) appendBody(b []byte) []byte {
 	b = appendText(appendText(append(b, m.Disk[:]...), m.Name), m.Host)
-	b = append(b, m.Boot[:]...)
+	b = append(append(b, m.Boot[:]...), m.Machine[:]...)
 	b = appendU32(appendU32(appendU64(b, uint64(m.Size)), uint32(m.BlockSize)), uint32(m.Generation))
 	return append(appendU64(b, uint64(m.KnownSeq)), m.KnownDigest[:]...)
 }
@@ -55,6 +58,7 @@ func (m *Open) appendBody(b []byte) []byte {
 func (m *Open) parseBody(c *cursor) {
 	m.Disk, m.Name, m.Host = c.disk(), c.text(MaxDiskName), c.text(MaxHost)
 	copy(m.Boot[:], c.take(len(m.Boot)))
+	m.Machine = c.digest()
 	m.Size, m.BlockSize, m.Generation = block.Size(c.u64()), block.BlockSize(c.u32()), block.Generation(c.u32())
 	m.KnownSeq, m.KnownDigest = block.Seq(c.u64()), c.digest()
 }

@@ -8,7 +8,6 @@ type QueryKind uint8
 // The kinds.
 const (
 	QueryStatus QueryKind = 1 // every disk of the target and how it stands
-	QueryDisks  QueryKind = 2 // the list of disks
 	QueryPoints QueryKind = 3 // the recovery points of one disk
 )
 
@@ -16,8 +15,6 @@ func (k QueryKind) String() string {
 	switch k {
 	case QueryStatus:
 		return "status"
-	case QueryDisks:
-		return "disks"
 	case QueryPoints:
 		return "points"
 	}

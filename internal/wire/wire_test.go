@@ -44,7 +44,7 @@ var draws = map[wire.Type]func(t *rapid.T) wire.Message{
 	},
 	wire.TypeOpen: func(t *rapid.T) wire.Message {
 		m := &wire.Open{
-			Disk: block.NewDiskID(), Name: text(t, wire.MaxDiskName), Boot: [16]byte(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "boot")), Host: text(t, wire.MaxHost), Size: diskSize(t),
+			Disk: block.NewDiskID(), Name: text(t, wire.MaxDiskName), Boot: [16]byte(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "boot")), Machine: digest(t), Host: text(t, wire.MaxHost), Size: diskSize(t),
 			BlockSize:  block.BlockSize(512 << rapid.IntRange(0, 17).Draw(t, "shift")),
 			Generation: block.Generation(rapid.Uint32().Draw(t, "generation")), KnownSeq: block.Seq(rapid.Uint64().Draw(t, "seq")),
 		}
@@ -79,6 +79,10 @@ var draws = map[wire.Type]func(t *rapid.T) wire.Message{
 	wire.TypeReply: func(t *rapid.T) wire.Message {
 		return &wire.Reply{Document: append([]byte{}, rapid.SliceOfN(rapid.Byte(), 1, 500).Draw(t, "document")...)}
 	},
+	wire.TypeCommand: func(t *rapid.T) wire.Message {
+		return &wire.Command{Kind: wire.CommandKind(rapid.Byte().Draw(t, "kind")), Disk: text(t, wire.MaxSelector), Point: text(t, wire.MaxSelector)}
+	},
+	wire.TypeProgress: func(t *rapid.T) wire.Message { return &wire.Progress{Done: diskSize(t), Total: diskSize(t)} },
 	wire.TypeRead: func(t *rapid.T) wire.Message {
 		return &wire.Read{Disk: text(t, wire.MaxSelector), Point: text(t, wire.MaxSelector), Range: block.Range{Len: diskSize(t)}}
 	},
@@ -126,6 +130,30 @@ func everyType(t *testing.T, f func(t *testing.T, draw func(*rapid.T) wire.Messa
 			}
 			f(t, draw)
 		})
+	}
+}
+
+// TestTheLongestFit: a message whose every string is as long as it may be is not refused at the other end for its size.
+func TestTheLongestFit(t *testing.T) {
+	long := func(n int) string { return strings.Repeat("x", n) }
+	for _, m := range []wire.Message{
+		&wire.Hello{MinVersion: 1, MaxVersion: 1, Host: long(wire.MaxHost), Program: long(wire.MaxProgram)},
+		&wire.Welcome{Version: 1, Host: long(wire.MaxHost), Program: long(wire.MaxProgram)},
+		&wire.Error{Code: wire.CodeInternal, Text: long(wire.MaxErrorText)},
+		&wire.Open{Name: long(wire.MaxDiskName), Host: long(wire.MaxHost), Size: 1, BlockSize: 4096},
+		&wire.Query{Disk: long(wire.MaxSelector), Point: long(wire.MaxSelector)},
+		&wire.Command{Disk: long(wire.MaxSelector), Point: long(wire.MaxSelector)},
+		&wire.Read{Disk: long(wire.MaxSelector), Point: long(wire.MaxSelector)},
+		&wire.ScanReply{Range: block.Range{Len: 1}, Digests: make([]block.Digest, wire.MaxScanDigests)},
+	} {
+		raw, err := wire.Append(nil, m)
+		if err != nil {
+			t.Errorf("%v: %v", m.Type(), err)
+			continue
+		}
+		if _, n, err := wire.Parse(raw); err != nil || n != len(raw) {
+			t.Errorf("%v of %d bytes: %d taken, %v", m.Type(), len(raw), n, err)
+		}
 	}
 }
 

@@ -1,0 +1,44 @@
+package receiver
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/understudy-dr/understudy/internal/block"
+	"github.com/understudy-dr/understudy/internal/link"
+	"github.com/understudy-dr/understudy/internal/wire"
+)
+
+// command does what an operator asks, tells how far it is, and answers with a JSON document.
+func (r *Receiver) command(ctx context.Context, stream *link.Stream, c *wire.Command) error {
+	rep, err := r.store.find(c.Disk)
+	if err != nil {
+		return err
+	}
+	progress := func(done, total block.Size) error {
+		if err := stream.Send(&wire.Progress{Done: done, Total: total}); err != nil {
+			return err
+		}
+		return stream.Flush()
+	}
+	doc, err := r.obey(ctx, rep, c, progress)
+	if err != nil {
+		return storageError(err)
+	}
+	raw, err := json.Marshal(doc)
+	if err != nil {
+		return err
+	}
+	if err := stream.Send(&wire.Reply{Document: raw}); err != nil {
+		return err
+	}
+	return stream.Flush()
+}
+
+// obey is the table of the commands.
+func (r *Receiver) obey(ctx context.Context, rep *replica, c *wire.Command, progress func(done, total block.Size) error) (any, error) {
+	switch c.Kind {
+	default:
+		return nil, wire.Errorf(wire.CodeProtocol, "unknown command %v", c.Kind)
+	}
+}
