@@ -1,6 +1,7 @@
 package linetest
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ const mib = 1 << 20
 
 // TestTheMainJob protects a disk from nothing, follows its changes, and gets every byte back, on both carriers.
 func TestTheMainJob(t *testing.T) {
+	t.Parallel()
 	for _, carrier := range []string{"tcp", "quic"} {
 		t.Run(carrier, func(t *testing.T) {
 			s := newSite(t, carrier)
@@ -32,6 +34,7 @@ func TestTheMainJob(t *testing.T) {
 
 // TestZeroesAreNotSent: an empty disk costs no payload.
 func TestZeroesAreNotSent(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "tcp")
 	dev := s.loopDisk("disk", 256*mib)
 	write(t, dev, 100*mib, mib)
@@ -46,6 +49,7 @@ func TestZeroesAreNotSent(t *testing.T) {
 // TestResume kills either end or both, at once or after a pause, and writes meanwhile: no byte is lost, and none that did not
 // change is sent again.
 func TestResume(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "tcp")
 	dev := s.loopDisk("disk", 128*mib)
 	write(t, dev, 0, 64*mib)
@@ -79,6 +83,7 @@ func TestResume(t *testing.T) {
 
 // TestSeveralDisks protects two disks with one agent and takes their points together.
 func TestSeveralDisks(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "tcp")
 	one, two := s.loopDisk("one", 32*mib), s.loopDisk("two", 48*mib)
 	write(t, one, 0, 4*mib)
@@ -105,6 +110,7 @@ func TestSeveralDisks(t *testing.T) {
 
 // TestMountedFileSystem freezes a mounted, busy ext4 and xfs: each restored point passes its fsck.
 func TestMountedFileSystem(t *testing.T) {
+	t.Parallel()
 	for _, fs := range []struct {
 		name  string
 		mkfs  []string
@@ -177,4 +183,44 @@ func churn(dir string) (stop func()) {
 		}
 	}()
 	return sync.OnceFunc(func() { close(quit); <-done })
+}
+
+// TestDump shows every file that both ends keep, and says of another that it is none of ours.
+func TestDump(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "tcp")
+	dev := s.loopDisk("disk", 8*mib)
+	write(t, dev, 0, mib)
+	r, a := s.startReceiver(), s.startAgent(dev)
+	s.nextPoint(dev) // the oldest point is the volume's, without a delta
+	write(t, dev, mib, mib)
+	s.nextPoint(dev)
+	a.stop()
+	r.stop()
+	for pattern, says := range map[string]string{
+		"receiver/disks/*/*.delta":      "seal: class",
+		"receiver/disks/*/journal.json": "journal, version 1",
+		"receiver/disks/*/folded.json":  "position, version 1",
+		"receiver/receiver.json":        "receiver's folder, version 1",
+		"state/disks.json":              "agent's disks, version 1",
+	} {
+		files, err := filepath.Glob(s.path(pattern))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("no %s: %v", pattern, err)
+		}
+		for _, file := range files {
+			if out := s.ours("dump", file); !strings.Contains(out, says) {
+				t.Errorf("dump of %s says %.200q, want %q", file, out, says)
+			}
+			for line := range strings.Lines(s.ours("dump", "--json", file)) {
+				if !json.Valid([]byte(line)) {
+					t.Errorf("dump --json of %s prints %q", file, line)
+				}
+			}
+		}
+	}
+	volume := must(t, "sh", "-c", "ls "+s.path("receiver")+"/disks/*/volume.raw")
+	if _, stderr, code := run(t, "understudy", "dump", volume); code == 0 || !strings.Contains(stderr, "no file of a journal") {
+		t.Errorf("dump of a volume: exit %d: %s", code, stderr)
+	}
 }

@@ -30,6 +30,8 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	bin = dir
+	// A command that was built with the race detector sleeps for a second before it exits, and there are hundreds of them.
+	os.Setenv("GORACE", "atexit_sleep_ms=20")
 	args := append([]string{"build", "-o", dir}, raceFlags...)
 	out, err := exec.Command("go", append(args, "../understudy", "../understudy-agent", "../understudy-receiver")...).CombinedOutput()
 	code := 1
@@ -316,6 +318,7 @@ func (s *site) loopDisk(name string, size int64) string {
 	}
 	dev := must(s.t, "losetup", "-f", "--show", "--direct-io=off", path)
 	s.t.Cleanup(func() { exec.Command("losetup", "-d", dev).Run() })
+	must(s.t, "blockdev", "--setrw", dev) // whoever had the device before
 	return dev
 }
 

@@ -11,6 +11,7 @@ import (
 
 // TestWrongWords: what an operator may mistype is one line that says what to do, and the exit code of the table.
 func TestWrongWords(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "tcp")
 	dev := s.loopDisk("disk", 8*mib)
 	write(t, dev, 0, mib)
@@ -25,6 +26,7 @@ func TestWrongWords(t *testing.T) {
 	small := s.loopDisk("small", 4*mib)
 	readOnly := s.loopDisk("ro", 8*mib)
 	must(t, "blockdev", "--setro", readOnly)
+	t.Cleanup(func() { must(t, "blockdev", "--setrw", readOnly) }) // it stays with the device, whoever has it next
 	bad := filepath.Join(s.dir, "bad.toml")
 	if err := os.WriteFile(bad, []byte("reciever = \"x\"\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -67,6 +69,7 @@ func TestWrongWords(t *testing.T) {
 
 // TestCertificates: another site's CA and an expired certificate are told apart, at once, on both carriers.
 func TestCertificates(t *testing.T) {
+	t.Parallel()
 	for _, carrier := range []string{"tcp", "quic"} {
 		t.Run(carrier, func(t *testing.T) {
 			s := newSite(t, carrier)
@@ -92,6 +95,7 @@ func TestCertificates(t *testing.T) {
 
 // TestTwoAgentsForOneDisk: the second is refused with a word, and the first is not disturbed.
 func TestTwoAgentsForOneDisk(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "tcp")
 	dev := s.loopDisk("disk", 16*mib)
 	s.startReceiver()
@@ -107,6 +111,7 @@ func TestTwoAgentsForOneDisk(t *testing.T) {
 
 // TestTargetFull: points stop, the agent says so, and all goes on when there is room again.
 func TestTargetFull(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "tcp")
 	s.rdir = s.path("small-fs")
 	if err := os.Mkdir(s.rdir, 0o700); err != nil {
@@ -134,6 +139,7 @@ func TestTargetFull(t *testing.T) {
 // TestDeviceVanishes: the agent says so and goes on when the disk is back, without a first sync if it is the one that went.
 // Another one that comes under the same name does not get into the copy of the first.
 func TestDeviceVanishes(t *testing.T) {
+	// Not parallel: it gives a loop device back and wants that very one again.
 	s := newSite(t, "tcp")
 	one, two := s.loopDisk("one", 32*mib), s.loopDisk("two", 32*mib)
 	write(t, one, 0, 8*mib)
@@ -195,6 +201,7 @@ func TestDeviceVanishes(t *testing.T) {
 
 // TestDeviceGrowsShrinks: the new part is synced, a smaller disk is refused.
 func TestDeviceGrowsShrinks(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "tcp")
 	dev := s.loopDisk("disk", 32*mib)
 	write(t, dev, 0, 4*mib)
@@ -225,6 +232,7 @@ func TestDeviceGrowsShrinks(t *testing.T) {
 
 // TestNewerDirectory: a receiver does not touch a directory that a later release wrote.
 func TestNewerDirectory(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "tcp")
 	if err := os.MkdirAll(s.rdir, 0o700); err != nil {
 		t.Fatal(err)
@@ -241,6 +249,7 @@ func TestNewerDirectory(t *testing.T) {
 // TestFlippedBits flips a bit in the middle of every delta file in turn: it is found, named by file and offset, and never
 // served.
 func TestFlippedBits(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "tcp")
 	dev := s.loopDisk("disk", 32*mib)
 	write(t, dev, 0, 4*mib)
@@ -291,6 +300,7 @@ func TestFlippedBits(t *testing.T) {
 
 // TestVerifyFindsAndRepairs damages the replica's volume behind the receiver's back.
 func TestVerifyFindsAndRepairs(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "tcp")
 	dev := s.loopDisk("disk", 32*mib)
 	write(t, dev, 0, 16*mib)

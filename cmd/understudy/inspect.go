@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -19,7 +17,6 @@ import (
 	"github.com/understudy-dr/understudy/internal/daemon"
 	"github.com/understudy-dr/understudy/internal/wire"
 	"github.com/understudy-dr/understudy/receiver"
-	"github.com/understudy-dr/understudy/receiver/journal"
 )
 
 // statusReport is what status prints: the agent of this host, the receiver that was named, or both.
@@ -216,22 +213,13 @@ func verifyCommand(o *options) *cobra.Command {
 	return cmd
 }
 
-func dumpCommand(o *options) *cobra.Command {
-	return &cobra.Command{
-		Use:   "dump FILE",
-		Short: "Show what is in a file of ours: a delta, a journal's description or position",
-		Args:  exactly(1, "FILE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cd, err := codec.New()
-			if err != nil {
-				return err
-			}
-			err = journal.Dump(cmd.OutOrStdout(), args[0], cd, o.json)
-			if errors.Is(err, os.ErrNotExist) {
-				return daemon.Exit(daemon.CodeNotFound, err)
-			}
-			return exitCode(err)
-		},
+// atLeast is cobra.MinimumNArgs with a message that says what is missing.
+func atLeast(n int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < n {
+			return daemon.Exitf(daemon.CodeUsage, "%s takes %s; it was given %d", cmd.CommandPath(), what, len(args))
+		}
+		return nil
 	}
 }
 
