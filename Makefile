@@ -1,7 +1,10 @@
 # Everything here says what it does. On a fresh Debian or Ubuntu machine, as root, "make demo" and "make test" are enough:
 # they install what they need.
 
-GO ?= $(or $(shell command -v go),$(wildcard /usr/local/go/bin/go),$(lastword $(sort $(wildcard /usr/lib/go-1.*/bin/go))))
+# Not ?=: an empty GO that an outer make exports, from before deps had installed one, is none.
+ifeq ($(GO),)
+GO := $(or $(shell command -v go),$(wildcard /usr/local/go/bin/go),$(lastword $(sort $(wildcard /usr/lib/go-1.*/bin/go))))
+endif
 PATH := $(dir $(GO)):$(PATH):/usr/sbin:/sbin
 export GO PATH
 # A Go that is older than go.mod asks for fetches the one it names.
