@@ -14,7 +14,9 @@ GOFUMPT = mvdan.cc/gofumpt@v0.12.0
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 CARRIER ?= quic
 
-.PHONY: help deps build lint fast test demo soak bench clean
+KERNELS ?= 6.1 6.12
+
+.PHONY: help deps build lint fast test demo soak bench kernels clean
 
 help: ## print this
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-8s %s\n' "$$t" "$$d"; done
@@ -63,6 +65,12 @@ soak: build ## 5 minutes of load with kill -9 of agent or receiver every few sec
 
 bench: build ## what tracking costs an application, and what a first sync costs in CPU; results also in bench/out/
 	@bin/figures
+
+kernels: deps ## the tracker's tests on stock Debian kernels, with virtio and NVMe disks, in emulated machines (about 3 minutes each)
+	@$(MAKE) --no-print-directory _kernels
+
+_kernels:
+	@bash packaging/kernels.sh $(KERNELS)
 
 clean: ## remove what was built
 	rm -rf bin bench/out

@@ -17,6 +17,8 @@ needs=(
 	sqlite3:sqlite3           # the demo's database
 	fio:fio                   # make bench
 	ps:procps
+	qemu-system-x86_64:qemu-system-x86 # make kernels
+	cpio:cpio
 	modprobe:kmod             # the loop module, where the kernel does not have it built in
 )
 packages=()

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -86,17 +87,26 @@ func (c *copier) while(t *testing.T, work ...func()) {
 // at once: marks at completion, copies, order of take and read, atomic bits.
 func TestLiveCopy(t *testing.T) {
 	for _, mark := range []QueueMark{QueueMarkOff, QueueMarkOn} {
-		t.Run("queue "+string(mark), func(t *testing.T) {
-			d := newDisk(t, 64<<20)
-			c := newCopier(t, d, mark)
-			var work []func()
-			for i := range 8 {
-				work = append(work, func() { hammer(d, uint64(i), 4000) })
-			}
-			c.while(t, work...)
-			c.check(t)
-		})
+		t.Run("queue "+string(mark), func(t *testing.T) { liveCopy(t, newDisk(t, 64<<20), mark) })
+		for _, path := range spareDisks() {
+			t.Run(filepath.Base(path)+" queue "+string(mark), func(t *testing.T) {
+				liveCopy(t, openDisk(t, nil, path, "", 64<<20), mark)
+			})
+		}
 	}
+}
+
+// spareDisks are further disks of 64 MiB to write to, with other drivers: packaging/kernels.sh has some.
+func spareDisks() []string { return strings.Fields(os.Getenv("UNDERSTUDY_TEST_DISKS")) }
+
+func liveCopy(t *testing.T, d *disk, mark QueueMark) {
+	c := newCopier(t, d, mark)
+	var work []func()
+	for i := range 8 {
+		work = append(work, func() { hammer(d, uint64(i), 4000) })
+	}
+	c.while(t, work...)
+	c.check(t)
 }
 
 // hammer does n random writes, some of them discards or zero-outs.
