@@ -134,7 +134,9 @@ func (r *replica) admit(open *wire.Open, remember bool) error {
 		return wire.Errorf(wire.CodeForbidden, "disk %s is that of another machine of this name: on a clone, make it a host of its own (understudy-agent identity new, "+
 			"and a certificate of another name); if the hardware was replaced, an operator says so (understudy accept %v)", r.name(), open.Disk)
 	case errors.Is(why, errClash):
-		r.evict()
+		if !remember { // whoever it is has the disk open; with remember it is this one itself
+			r.evict()
+		}
 		return wire.Errorf(wire.CodeForbidden, "two machines take turns as the source of disk %s (or one was rolled back to a snapshot of its memory), so neither is trusted: "+
 			"on the clone, understudy-agent identity new and a certificate of another name; then an operator: understudy accept %v", r.name(), open.Disk)
 	case why != nil:
