@@ -25,6 +25,7 @@ func TestWrongWords(t *testing.T) {
 	small := s.loopDisk("small", 4*mib)
 	readOnly := s.loopDisk("ro", 8*mib)
 	must(t, "blockdev", "--setro", readOnly)
+	t.Cleanup(func() { must(t, "blockdev", "--setrw", readOnly) }) // it would stay read-only for whoever gets that loop device next
 	bad := filepath.Join(s.dir, "bad.toml")
 	if err := os.WriteFile(bad, []byte("reciever = \"x\"\n"), 0o600); err != nil {
 		t.Fatal(err)
