@@ -110,7 +110,7 @@ func (u *upload) resync(s *link.Session) error {
 	d := u.disk
 	n := d.current()
 	from := min(n.Scanned, d.pump.size)
-	u.log.Info(resyncReason(n)+": comparing the disk with the target", "disk", d.path, "from", from, "size", d.pump.size)
+	u.log.Info(resyncReason(n), "disk", d.path, "from", from, "size", d.pump.size)
 	d.finds.begin(from, d.missedCount())
 	defer d.finds.end()
 	d.show(func(st *DiskStatus) {
@@ -161,11 +161,11 @@ func (f *finds) wait(ctx context.Context, ok func() bool, hurry func()) error {
 func resyncReason(n note) string {
 	switch {
 	case n.Scanned > 0:
-		return "the comparison goes on where it was"
+		return "the comparison with the target goes on where it was"
 	case n.Synced:
-		return "a write may have been missed"
+		return "a write may have been missed: the disk is compared with the target"
 	}
-	return "tracking had a gap"
+	return "tracking had a gap: comparing the disk with the target"
 }
 
 // ScanStatus is how far a resync is.

@@ -80,10 +80,11 @@ func TestResyncWhileProtected(t *testing.T) {
 	a.kill()
 	a = s.startAgent(dev)
 	eventually(t, "the comparison ends", func() bool { d, ok := s.status(dev); return ok && d.State == "protected" && d.Scan == nil })
-	p = s.nextPoint(dev)
-	if p.Class != block.ClassCrash || !p.Proven {
-		t.Errorf("a point after the comparison: %+v", p)
-	}
+	// An audit that falls short, as it does under load on some kernels, costs another comparison and nothing else.
+	eventually(t, "a point that is proven", func() bool {
+		p := s.nextPoint(dev)
+		return p.Class == block.ClassCrash && p.Proven
+	})
 	s.sameAs(dev)
 	if d, _ := s.status(dev); d.Sent > 8*mib {
 		t.Errorf("%v sent, 3 MiB differed", d.Sent)
