@@ -19,6 +19,9 @@ type Parts struct {
 	Codec block.Codec
 	Guard []string // the command that ends in RunGuard
 	Log   *slog.Logger
+
+	// Machine tells this host's hardware from a copy of it (MachineID); zero where nothing does.
+	Machine block.Digest
 }
 
 // Agent protects the disks of one host. Make it with New; Run does the work; Status and Verify may be called meanwhile.
@@ -30,6 +33,7 @@ type Agent struct {
 	mu      sync.Mutex
 	disks   []*disk
 	uploads map[*disk]*upload // that are members of the group
+	clock   sealClock
 	session *link.Session
 	link    LinkStatus
 }
@@ -196,21 +200,17 @@ func (a *Agent) Verify(ctx context.Context, name string, progress func(done, tot
 	return report, err
 }
 
-// member finds the upload of a disk that takes points.
+// member finds the upload of a disk that takes points and is not being compared already.
 func (a *Agent) member(name string) (*upload, *link.Session, error) {
+	d, err := a.find(name)
+	if err != nil {
+		return nil, nil, err
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var known []string
-	for _, d := range a.disks {
-		if d.path != name && d.id.String() != name {
-			known = append(known, d.path)
-			continue
-		}
-		u := a.uploads[d]
-		if u == nil {
-			return nil, nil, fmt.Errorf("%s is %s: it can be verified when it is protected", d.path, d.Status().State)
-		}
-		return u, a.session, nil
+	u := a.uploads[d]
+	if u == nil || !d.current().Synced {
+		return nil, nil, fmt.Errorf("%s is %s: it can be verified when it is protected", d.path, d.Status().State)
 	}
-	return nil, nil, fmt.Errorf("%s: %w; protected are %v", name, ErrUnknownDisk, known)
+	return u, a.session, nil
 }

@@ -21,6 +21,10 @@ type Config struct {
 	FreezeBudget time.Duration `toml:"freeze_budget"` // what a freeze should stay under; default 50ms
 	FreezeLimit  time.Duration `toml:"freeze_limit"`  // when the guard thaws and the point is given up; default 2s
 	Residue      block.Size    `toml:"residue"`       // memory in bytes, shared by all disks, for what a freeze reads; default 64 MiB
+
+	ScanRate    block.Size    `toml:"scan_rate"`    // bytes of a disk read in a second when it is compared after a gap in tracking; default unlimited
+	VerifyEvery time.Duration `toml:"verify_every"` // in what time a disk is compared with its copy once, a little at a time; default 168h, negative: never
+	VerifyRate  block.Size    `toml:"verify_rate"`  // bytes of a disk read in a second for that, at most; default 32 MiB
 }
 
 // Limits of the agent's memory, which it keeps whatever the disks' size and churn.
@@ -65,6 +69,10 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Residue == 0 {
 		c.Residue = 64 * block.MiB
 	}
+	def(&c.VerifyEvery, 7*24*time.Hour)
+	if c.VerifyRate == 0 {
+		c.VerifyRate = 32 * block.MiB
+	}
 	if c.BlockSize != 0 {
 		if err := c.BlockSize.Check(); err != nil {
 			return c, err
@@ -77,6 +85,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("freeze_limit %v is below freeze_budget %v", c.FreezeLimit, c.FreezeBudget)
 	case c.Residue < block.MiB || c.Residue > block.GiB:
 		return c, fmt.Errorf("residue %v is outside of 1 MiB to 1 GiB", c.Residue)
+	case c.ScanRate < 0 || c.VerifyRate < 0:
+		return c, fmt.Errorf("scan_rate %v, verify_rate %v: none may be negative", c.ScanRate, c.VerifyRate)
 	}
 	return c, nil
 }

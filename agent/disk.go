@@ -13,15 +13,18 @@ import (
 
 // State is where a disk stands.
 //
-//	waiting ──▶ scanning ──▶ syncing ──▶ protected
-//	   ▲           │            ▲  │         │
-//	   └───────────┴── link lost, refused ───┘   (syncing again when a backlog has grown)
+//	waiting ──▶ syncing ──▶ scanning ──▶ protected     (scanning only after a gap in tracking)
+//	   ▲           │            │            │
+//	   ├───────────┴────────────┴────────────┘         link lost, refused
+//	   ▼
+//	fenced                                             the target's side was promoted; an operator's rejoin leads out
 type State string
 
 // The states.
 const (
 	StateWaiting   State = "waiting"   // no link, or the target refused; writes are tracked all the same
-	StateScanning  State = "scanning"  // compared with the target, since tracking had a gap
+	StateFenced    State = "fenced"    // the target's side was promoted: nothing is sent; writes are tracked
+	StateScanning  State = "scanning"  // compared with the target, since tracking had a gap; its points are fuzzy until then
 	StateSyncing   State = "syncing"   // a first sync, or the backlog of an outage, is sent in parts
 	StateProtected State = "protected" // takes recovery points
 )
@@ -31,17 +34,24 @@ type OpenTracker func(device string, id block.DiskID, granularity block.BlockSiz
 
 // disk is one protected disk: what lives as long as the agent.
 type disk struct {
-	id      block.DiskID
-	path    string
-	opened  deviceState // of dev
-	dev     *block.File
-	tracker capture.Tracker
-	set     *capture.Set
-	mem     []byte // the note's memory
-	pump    *pump
-	residue *residue
-	trouble string       // the last error logged, so that it is logged once
-	acked   atomic.Int64 // deltas of this agent that the target has acknowledged
+	id          block.DiskID
+	path        string
+	opened      deviceState // of dev
+	dev         *block.File
+	tracker     capture.Tracker
+	set         *capture.Set
+	mem         []byte // the note's memory
+	pump        *pump
+	residue     *residue
+	finds       finds
+	state       *diskState
+	behind      bool          // the host's clock is behind the newest point
+	trouble     string        // the last error logged, so that it is logged once
+	wake        chan struct{} // capacity 1: try again now
+	rejoining   atomic.Bool   // an operator gave up what the promoted side wrote
+	verify      rolling
+	fencedUntil time.Time    // when a fenced disk asks again; of the disk's loop
+	acked       atomic.Int64 // deltas of this agent that the target has acknowledged
 
 	mu     sync.Mutex
 	closed bool
@@ -52,19 +62,25 @@ type disk struct {
 
 // DiskStatus is what the operator sees of a disk.
 type DiskStatus struct {
-	ID        block.DiskID   `json:"id"`
-	Device    string         `json:"device"`
-	Size      block.Size     `json:"size_bytes"`
-	State     State          `json:"state"`
-	Error     string         `json:"error,omitempty"`      // why it is not protected, or why the last point failed
-	LastPoint *PointStatus   `json:"last_point,omitempty"` // newest acknowledged by this agent
-	Lag       float64        `json:"lag_seconds"`          // age of the newest acknowledged point; 0 before the first
-	Pending   block.Size     `json:"pending_bytes"`        // what the target has not acknowledged
-	Total     block.Size     `json:"total_bytes"`          // of the first sync, scan or backlog under way
-	Done      block.Size     `json:"done_bytes"`
-	Changed   block.Size     `json:"changed_bytes"` // of disk, over all points of this agent
-	Sent      block.Size     `json:"sent_bytes"`    // of payload, over all deltas of this agent
-	Tracker   capture.Status `json:"tracker"`
+	ID         block.DiskID     `json:"id"`
+	Device     string           `json:"device"`
+	Size       block.Size       `json:"size_bytes"`
+	State      State            `json:"state"`
+	Error      string           `json:"error,omitempty"`      // why it is not protected, or why the last point failed
+	LastPoint  *PointStatus     `json:"last_point,omitempty"` // newest acknowledged by this agent
+	Lag        float64          `json:"lag_seconds"`          // age of the newest acknowledged point; 0 before the first
+	Pending    block.Size       `json:"pending_bytes"`        // what the target has not acknowledged
+	Total      block.Size       `json:"total_bytes"`          // of the first sync or backlog under way
+	Done       block.Size       `json:"done_bytes"`
+	Left       float64          `json:"eta_seconds,omitempty"` // a guess; 0 where nothing is under way or can be said
+	Scan       *ScanStatus      `json:"scan,omitempty"`        // the comparison under way after a gap in tracking or a missed write
+	Verify     VerifyStatus     `json:"verify"`
+	Generation block.Generation `json:"generation"`
+	Changed    block.Size       `json:"changed_bytes"` // of disk, over all points of this agent
+	Sent       block.Size       `json:"sent_bytes"`    // of payload, over all deltas of this agent
+	Tracker    capture.Status   `json:"tracker"`
+
+	eta eta
 }
 
 // PointStatus is a recovery point as its source saw it.
@@ -89,7 +105,10 @@ func openDisk(path string, cfg Config, open OpenTracker) (*disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &disk{id: id, path: path}
+	d := &disk{id: id, path: path, wake: make(chan struct{}, 1), verify: rolling{every: cfg.VerifyEvery}}
+	if d.state, err = loadDiskState(cfg.StateDir, id); err != nil {
+		return nil, err
+	}
 	if d.opened, err = lookAtDevice(path); err != nil {
 		return nil, err
 	}
@@ -188,14 +207,27 @@ func (d *disk) show(change func(*DiskStatus)) {
 
 // Status is a copy of what the operator sees, with the ages of now.
 func (d *disk) Status() DiskStatus {
+	state := d.state.current()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.status
+	if s.State == StateProtected && !d.note.Synced {
+		s.State = StateScanning
+	}
+	if s.State == StateSyncing {
+		s.Left = s.eta.left(s.Done, s.Total).Seconds()
+	}
+	if s.Scan != nil {
+		scan := *s.Scan
+		scan.Left = scan.eta.left(scan.Done, scan.Total).Seconds()
+		s.Scan = &scan
+	}
+	s.Generation, s.Verify = state.Generation, d.verify.status(state.Verify, s.Size)
 	if !d.closed {
 		s.Pending, s.Tracker = d.set.BlockSize().Bytes(d.set.Pending()), d.tracker.Status()
 	}
 	if s.LastPoint != nil {
-		s.Lag = time.Since(s.LastPoint.Time).Seconds()
+		s.Lag = max(0, time.Since(s.LastPoint.Time).Seconds()) // the clock may have been set back
 	}
 	return s
 }

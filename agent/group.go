@@ -18,7 +18,7 @@ type group struct {
 	session *link.Session
 	freezer *freezer
 
-	joined chan struct{} // has a token when a disk has joined
+	joined chan struct{} // has a token when a disk has joined, or a comparison waits for the next delta
 
 	mu      sync.Mutex
 	members []*upload
@@ -63,9 +63,14 @@ func (g *group) join(u *upload) {
 	a.mu.Lock()
 	a.uploads[u.disk] = u
 	a.mu.Unlock()
+	g.hurry()
+}
+
+// hurry has the next point taken now.
+func (g *group) hurry() {
 	select {
 	case g.joined <- struct{}{}:
-	default: // the point that is due takes this disk in too
+	default: // one is due already, and takes every disk in
 	}
 }
 
@@ -92,6 +97,9 @@ func (g *group) runDisk(ctx context.Context, i int) {
 	retry := backoff{shortest: time.Second, longest: 30 * time.Second}
 	for ctx.Err() == nil {
 		d, err := g.agent.fitDisk(i)
+		if !d.mayTry(ctx) {
+			continue
+		}
 		acked := d.acked.Load()
 		if err == nil {
 			err = g.attend(ctx, d)
@@ -103,17 +111,25 @@ func (g *group) runDisk(ctx context.Context, i int) {
 			continue
 		}
 		d.report(g.agent, err)
-		sleep(ctx, retry.next(d.acked.Load() != acked))
+		d.pause(ctx, retry.next(d.acked.Load() != acked))
 	}
 }
 
 // report shows and logs why a disk is not protected: once for each reason.
 func (d *disk) report(a *Agent, err error) {
-	d.show(func(s *DiskStatus) { s.State, s.Error = StateWaiting, err.Error() })
+	state := StateWaiting
+	if errors.Is(err, wire.ErrFenced) {
+		state, d.fencedUntil = StateFenced, time.Now().Add(fencedRetry)
+	}
+	d.show(func(s *DiskStatus) { s.State, s.Error = state, err.Error() })
 	if err.Error() == d.trouble {
 		return
 	}
 	d.trouble = err.Error()
+	if state == StateFenced {
+		a.log.Error("fenced: nothing is sent any more; writes are tracked all the same", "disk", d.path, "err", err)
+		return
+	}
 	a.log.Warn("not protected, trying again; writes are tracked meanwhile", "disk", d.path, "err", advice(err))
 }
 
@@ -130,7 +146,7 @@ func advice(err error) error {
 
 // attend takes one upload from its start to its end.
 func (g *group) attend(ctx context.Context, d *disk) error {
-	u, err := startUpload(ctx, d, g.session, g.cfg, g.agent.parts.Codec, g.agent.log)
+	u, err := startUpload(ctx, d, g.session, g.agent)
 	if err != nil {
 		return err
 	}
@@ -143,11 +159,6 @@ func (g *group) attend(ctx context.Context, d *disk) error {
 
 func (g *group) protect(ctx context.Context, u *upload) error {
 	d := u.disk
-	if !d.current().Synced {
-		if err := u.resync(g.session); err != nil {
-			return err
-		}
-	}
 	if err := u.catchUp(ctx); err != nil {
 		return err
 	}
@@ -156,18 +167,26 @@ func (g *group) protect(ctx context.Context, u *upload) error {
 		g.agent.log.Info("protected again", "disk", d.path)
 		d.trouble = ""
 	}
+	u.hurry = g.hurry
 	g.join(u)
 	defer g.leave(u)
 	for {
-		if d.current().Missed {
-			if err := u.run(func() error { return u.proveAgain(g.session) }); err != nil {
-				return err
+		wait := g.cfg.Interval
+		err := u.run(func() error {
+			if !d.current().proven() {
+				return u.resync(g.session)
 			}
+			var err error
+			wait, err = u.roll(g.session, wait)
+			return err
+		})
+		if err != nil {
+			return err
 		}
 		select {
 		case <-u.ctx.Done():
 			return context.Cause(u.ctx)
-		case <-time.After(g.cfg.Interval):
+		case <-time.After(wait):
 		}
 	}
 }

@@ -109,6 +109,26 @@ func KnownDisks(stateDir string) ([]block.DiskID, error) {
 	return slices.Collect(maps.Values(ids.Disks)), err
 }
 
+// ForgetDisks makes the host a new one to every target: the ids and the state of its disks are removed, and the next start
+// protects them under new ids. Their copies stay where they are.
+func ForgetDisks(stateDir string) error {
+	ids, err := loadDiskIDs(filepath.Join(stateDir, diskIDsFile))
+	if err != nil {
+		return err
+	}
+	// The ids go first: a crash in between leaves states that nothing refers to.
+	paths := []string{filepath.Join(stateDir, diskIDsFile)}
+	for _, id := range ids.Disks {
+		paths = append(paths, statePath(stateDir, id))
+	}
+	for _, path := range paths {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
 // diskID finds the id of a device, and makes and stores one the first time.
 func diskID(stateDir, identity string) (block.DiskID, error) {
 	path := filepath.Join(stateDir, diskIDsFile)
@@ -121,19 +141,19 @@ func diskID(stateDir, identity string) (block.DiskID, error) {
 	}
 	id := block.NewDiskID()
 	ids.Disks[identity] = id
-	return id, storeDiskIDs(path, ids)
+	return id, storeJSON(path, ids)
 }
 
-// storeDiskIDs replaces the file so that a crash leaves the old or the new one.
-func storeDiskIDs(path string, ids diskIDs) error {
+// storeJSON replaces a state file so that a crash leaves the old or the new one.
+func storeJSON(path string, v any) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	raw, err := json.MarshalIndent(ids, "", "  ")
+	raw, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), "disks-*.tmp")
+	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+"-*.tmp")
 	if err != nil {
 		return err
 	}

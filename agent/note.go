@@ -11,14 +11,16 @@ import (
 // bits' lifetime, so the two can't disagree. Two slots of 512 bytes are written in turn, so that a kill in the middle of a
 // write leaves the other; the one with the higher turn counts.
 //
-//	turn u64 | version u32 | flags u32 | size u64 | acked: seq u64, digest 32 | sealed: seq u64, digest 32 | crc-32c u32
+//	turn u64 | version u32 | flags u32 | size u64 | scanned u64 | acked: seq u64, digest 32 | sealed: seq u64, digest 32 |
+//	crc-32c u32
 type note struct {
-	turn   uint64
-	Synced bool       // every block was sent or is pending: the disk's first sync is a matter of the bits alone
-	Missed bool       // the tracker may have missed a write, and the scan after it has not finished
-	Size   block.Size // how much of the disk the bits stand for; a disk that grew has more, which is to be sent
-	Acked  tip        // the newest delta that the target acknowledged
-	Sealed tip        // the newest delta that was sealed here; its ack may be lost
+	turn    uint64
+	Synced  bool       // every block was sent or is pending: the disk's first sync is a matter of the bits alone
+	Missed  bool       // the tracker may have missed a write, and the scan after it has not finished
+	Size    block.Size // how much of the disk the bits stand for; a disk that grew has more, which is to be sent
+	Scanned block.Size // while not Synced, or Missed: how much of the disk, from its start, has been compared
+	Acked   tip        // the newest delta that the target acknowledged
+	Sealed  tip        // the newest delta that was sealed here; its ack may be lost
 }
 
 // tip names a delta and, by its digest, all before it.
@@ -30,7 +32,8 @@ type tip struct {
 const (
 	noteSlot    = 512
 	noteVersion = 1
-	noteSize    = 8 + 4 + 4 + 8 + 2*(8+32)
+	noteSize    = noteTips + 2*(8+32)
+	noteTips    = 8 + 4 + 4 + 8 + 8
 
 	noteSynced, noteMissed = 1, 2
 )
@@ -53,18 +56,25 @@ func parseNote(b []byte) (note, bool) {
 	}
 	flags := binary.LittleEndian.Uint32(b[12:])
 	n := note{
-		turn:   binary.LittleEndian.Uint64(b),
-		Synced: flags&noteSynced != 0,
-		Missed: flags&noteMissed != 0,
-		Size:   block.Size(binary.LittleEndian.Uint64(b[16:])),
+		turn:    binary.LittleEndian.Uint64(b),
+		Synced:  flags&noteSynced != 0,
+		Missed:  flags&noteMissed != 0,
+		Size:    block.Size(binary.LittleEndian.Uint64(b[16:])),
+		Scanned: block.Size(binary.LittleEndian.Uint64(b[24:])),
 	}
 	for i, t := range []*tip{&n.Acked, &n.Sealed} {
-		at := b[24+i*40:]
+		at := b[noteTips+i*40:]
 		t.Seq = block.Seq(binary.LittleEndian.Uint64(at))
 		copy(t.Digest[:], at[8:])
 	}
 	return n, true
 }
+
+// known tells whether the bits are relative to Acked at all.
+func (n note) known() bool { return n.Synced || n.Acked.Seq != 0 }
+
+// proven tells whether nothing is left to be compared.
+func (n note) proven() bool { return n.Synced && !n.Missed }
 
 // write puts the note into the slot that does not hold the newest one.
 func (n *note) write(mem []byte) {
@@ -80,6 +90,7 @@ func (n *note) write(mem []byte) {
 	b = binary.LittleEndian.AppendUint32(b, noteVersion)
 	b = binary.LittleEndian.AppendUint32(b, flags)
 	b = binary.LittleEndian.AppendUint64(b, uint64(n.Size))
+	b = binary.LittleEndian.AppendUint64(b, uint64(n.Scanned))
 	for _, t := range []tip{n.Acked, n.Sealed} {
 		b = binary.LittleEndian.AppendUint64(b, uint64(t.Seq))
 		b = append(b, t.Digest[:]...)

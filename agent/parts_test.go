@@ -62,7 +62,7 @@ func TestNoteSurvivesATornWrite(t *testing.T) {
 	for step := range 4 {
 		before := bytes.Clone(mem)
 		old := readNote(mem)
-		n.Synced, n.Size = step%2 == 0, block.Size(step)<<30
+		n.Synced, n.Size, n.Scanned = step%2 == 0, block.Size(step)<<30, block.Size(step)<<20
 		n.Acked = tip{block.Seq(step), block.Digest{byte(step), 1}}
 		n.Sealed = tip{block.Seq(step + 1), block.Digest{byte(step), 2}}
 		n.write(mem)

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/understudy-dr/understudy/internal/block"
@@ -11,25 +12,35 @@ import (
 	"github.com/understudy-dr/understudy/internal/wire"
 )
 
-// A scan compares the live disk with the target's newest delta, by the digests of 64 KiB chunks. It closes a gap in
-// tracking (only what differs is sent), and it is the proof that the copy is one (verify.go).
+// A comparison holds a part of the live disk against the target's newest delta, by BLAKE3 of 64 KiB chunks. It closes a gap
+// in tracking (resync.go), and it is the proof that the copy is one (verify.go, rolling.go).
 //
-// The tracker is attached while it runs. So a chunk that was equal when it was read stays equal or is marked; and a chunk
-// that differs is marked by the scan. A chunk changed by a delta that was acknowledged in between may look different
+//  1. the disk's part is cut into windows                                                     (in order of the disk)
+//  2. a reader asks for a window's digests in groups, reads and hashes the window meanwhile   (windows in parallel, both ends)
+//  3. where a group differs it asks for the group's chunks, and what differs is visited       (as they come)
+//
+// Each reader has a stream of its own, so the target hashes in parallel too; neither side hashes anything twice.
+//
+// The tracker is attached all the while. So a chunk that was equal when it was read stays equal or is marked; that holds
+// whichever of the two sides was read first. A chunk changed by a delta that was acknowledged in between may look different
 // without being so: marking it costs a chunk of bandwidth and nothing else.
-
 const (
-	// scanBatch is the range of one request.
-	scanBatch = 4 * block.MiB
-	// scanAhead is how many requests are on their way.
-	scanAhead = 4
+	// scanWindow is the range of one request: long enough that a slow line's delay does not count.
+	scanWindow = 32 * block.MiB
+	// scanGroup is what one digest of the first level stands for.
+	scanGroup = 4 * block.MiB
+	// scanReaders is how many windows are compared at once; each takes scanGroup of memory.
+	scanReaders = 3
+
+	groupChunks = uint32(scanGroup / codec.ChunkSize)
 )
 
-// scanner is one stream of scan requests.
+// scanner is one stream of scan requests. It is for one goroutine.
 type scanner struct {
 	disk   *disk
 	stream *link.Stream
 	buf    []byte
+	chunks []block.Digest
 }
 
 func newScanner(ctx context.Context, d *disk, s *link.Session) (*scanner, func(), error) {
@@ -38,26 +49,111 @@ func newScanner(ctx context.Context, d *disk, s *link.Session) (*scanner, func()
 		return nil, nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { stream.SetDeadline(time.Now()) })
-	return &scanner{disk: d, stream: stream, buf: block.AlignedBuffer(scanBatch)}, func() { stop(); stream.Close() }, nil
+	return &scanner{disk: d, stream: stream, buf: block.AlignedBuffer(scanGroup)}, func() { stop(); stream.Close() }, nil
 }
 
-// request asks for the digests of r in chunks of the given size.
-func (s *scanner) request(r block.Range, chunk block.Size) error {
-	if err := s.stream.Send(&wire.ScanRequest{Disk: s.disk.id, Range: r, Chunk: chunk}); err != nil {
+// request asks for the digests of r in chunks of the given size, group of them for each digest.
+func (s *scanner) request(r block.Range, chunk block.Size, group uint32) error {
+	if err := s.stream.Send(&wire.ScanRequest{Disk: s.disk.id, Range: r, Chunk: chunk, Group: group}); err != nil {
 		return err
 	}
 	return s.stream.Flush()
 }
 
-// differing receives the reply for r, reads the disk, and visits the chunks that differ. It returns the delta as of which
-// the target answered.
-func (s *scanner) differing(r block.Range, chunk block.Size, visit func(block.Range)) (block.Seq, error) {
+// reply receives the digests of r.
+func (s *scanner) reply(r block.Range, chunk block.Size, group uint32) (*wire.ScanReply, error) {
 	reply, err := receive[*wire.ScanReply](s.stream)
 	if err != nil {
+		return nil, err
+	}
+	asked := wire.ScanRequest{Range: r, Chunk: chunk, Group: group}
+	if want := asked.Digests(); int64(len(reply.Digests)) != want || reply.Range != r {
+		return nil, fmt.Errorf("target sent %d digests for %v, asked were %d: %w", len(reply.Digests), r, want, wire.ErrProtocol)
+	}
+	return reply, nil
+}
+
+// window compares r, which is at most scanWindow, and visits the chunks that differ.
+func (s *scanner) window(ctx context.Context, r block.Range, pace *pacer, visit func(*scanner, block.Range) error) error {
+	if err := s.request(r, codec.ChunkSize, groupChunks); err != nil {
+		return err
+	}
+	if err := s.hash(ctx, r, pace); err != nil {
+		return err
+	}
+	reply, err := s.reply(r, codec.ChunkSize, groupChunks)
+	if err != nil {
+		return err
+	}
+	var differ []block.Range
+	for i, want := range reply.Digests {
+		ours := s.chunks[i*int(groupChunks) : min((i+1)*int(groupChunks), len(s.chunks))]
+		if codec.GroupDigest(ours) == want {
+			continue
+		}
+		off := r.Off + block.Offset(i)*block.Offset(scanGroup)
+		group := block.Range{Off: off, Len: min(scanGroup, block.Size(r.End()-off))}
+		if differ, err = s.group(group, ours, differ); err != nil {
+			return err
+		}
+	}
+	for _, chunk := range differ { // only now: visit may ask on the same stream
+		if err := visit(s, chunk); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hash reads r and takes the digests of its chunks.
+func (s *scanner) hash(ctx context.Context, r block.Range, pace *pacer) error {
+	s.chunks = s.chunks[:0]
+	for !r.Empty() {
+		buf := s.buf[:min(r.Len, scanGroup)]
+		if err := pace.wait(ctx, block.Size(len(buf))); err != nil {
+			return err
+		}
+		if err := readFull(s.disk.dev, buf, r.Off); err != nil {
+			return err
+		}
+		r = block.Range{Off: r.Off + block.Offset(len(buf)), Len: r.Len - block.Size(len(buf))}
+		for len(buf) > 0 {
+			n := min(len(buf), int(codec.ChunkSize))
+			s.chunks = append(s.chunks, codec.ChunkDigest(buf[:n]))
+			buf = buf[n:]
+		}
+	}
+	return nil
+}
+
+// group asks for the chunks of r, whose digests here are ours, and adds those that differ to list.
+func (s *scanner) group(r block.Range, ours []block.Digest, list []block.Range) ([]block.Range, error) {
+	if err := s.request(r, codec.ChunkSize, 1); err != nil {
+		return list, err
+	}
+	reply, err := s.reply(r, codec.ChunkSize, 1)
+	if err != nil {
+		return list, err
+	}
+	for i, want := range reply.Digests {
+		if ours[i] == want {
+			continue
+		}
+		off := r.Off + block.Offset(i)*block.Offset(codec.ChunkSize)
+		list = append(list, block.Range{Off: off, Len: min(codec.ChunkSize, block.Size(r.End()-off))})
+	}
+	return list, nil
+}
+
+// differing asks for r, which fits the buffer, in chunks of the given size, reads the disk after the reply, and visits the
+// chunks that differ. It returns the delta as of which the target answered.
+func (s *scanner) differing(r block.Range, chunk block.Size, visit func(block.Range)) (block.Seq, error) {
+	if err := s.request(r, chunk, 1); err != nil {
 		return 0, err
 	}
-	if want := int((r.Len + chunk - 1) / chunk); len(reply.Digests) != want || reply.Range != r {
-		return 0, fmt.Errorf("target sent %d digests for %v, asked were %d: %w", len(reply.Digests), r, want, wire.ErrProtocol)
+	reply, err := s.reply(r, chunk, 1)
+	if err != nil {
+		return 0, err
 	}
 	if err := readFull(s.disk.dev, s.buf[:r.Len], r.Off); err != nil {
 		return 0, err
@@ -72,75 +168,87 @@ func (s *scanner) differing(r block.Range, chunk block.Size, visit func(block.Ra
 	return reply.Seq, nil
 }
 
-// run scans the whole disk. progress is called with the end of each batch.
-func (s *scanner) run(ctx context.Context, visit func(block.Range), progress func(done block.Size)) error {
-	size := s.disk.pump.size
-	batch := func(off block.Size) block.Range {
-		return block.Range{Off: block.Offset(off), Len: min(scanBatch, size-off)}
-	}
-	var asked, done block.Size
-	for done < size {
-		for asked < size && asked < done+scanAhead*scanBatch {
-			if err := s.request(batch(asked), codec.ChunkSize); err != nil {
-				return err
+// comparison is one run over a part of a disk.
+type comparison struct {
+	disk    *disk
+	session *link.Session
+	part    block.Range
+	readers int
+	pace    *pacer
+	// visit is called for the chunks that differ, by several readers at once. It may use the scanner's stream.
+	visit func(*scanner, block.Range) error
+	// reached is called with the end of what has been compared and visited without a gap; never by two at once.
+	reached func(block.Offset)
+}
+
+// run compares the part.
+func (c *comparison) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	windows := make(chan block.Range)
+	mark := waterMark{at: c.part.Off, ends: map[block.Offset]block.Offset{}}
+	var wg sync.WaitGroup
+	for range c.readers {
+		wg.Go(func() {
+			if err := c.read(ctx, windows, &mark); err != nil {
+				cancel(err)
 			}
-			asked += batch(asked).Len
+		})
+	}
+	window := scanWindow
+	if c.pace.rate > 0 { // in small steps, so that the target's share of the work is spread too
+		window = scanGroup
+	}
+	for r := c.part; !r.Empty() && ctx.Err() == nil; {
+		n := min(r.Len, window)
+		select {
+		case windows <- block.Range{Off: r.Off, Len: n}:
+		case <-ctx.Done():
 		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if _, err := s.differing(batch(done), codec.ChunkSize, visit); err != nil {
-			return err
-		}
-		done += batch(done).Len
-		progress(done)
+		r = block.Range{Off: r.Off + block.Offset(n), Len: r.Len - n}
+	}
+	close(windows)
+	wg.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return fmt.Errorf("compare %s: %w", c.disk.path, err)
 	}
 	return nil
 }
 
-// rescan marks what differs from the target.
-func (u *upload) rescan(s *link.Session) error {
-	d := u.disk
-	scan, end, err := newScanner(u.ctx, d, s)
+// read compares windows until there are no more.
+func (c *comparison) read(ctx context.Context, windows <-chan block.Range, mark *waterMark) error {
+	s, end, err := newScanner(ctx, c.disk, c.session)
 	if err != nil {
 		return err
 	}
 	defer end()
-	var found block.Size
-	d.show(func(st *DiskStatus) { st.Total, st.Done = d.pump.size, 0 })
-	err = scan.run(u.ctx, func(r block.Range) {
-		found += r.Len
-		d.set.Mark(r.Covering(d.set.BlockSize()))
-	}, func(done block.Size) {
-		d.show(func(st *DiskStatus) { st.Done = done })
-	})
-	if err != nil {
-		return fmt.Errorf("scan %s: %w", d.path, err)
+	for r := range windows {
+		if err := s.window(ctx, r, c.pace, c.visit); err != nil {
+			return err
+		}
+		mark.finish(r, c.reached)
 	}
-	u.log.Info("compared the disk with the target", "disk", d.path, "size", d.pump.size, "differing", found)
 	return nil
 }
 
-// resync closes a gap in tracking before anything else is sent.
-func (u *upload) resync(s *link.Session) error {
-	u.disk.show(func(st *DiskStatus) { st.State = StateScanning })
-	u.log.Info("tracking had a gap: comparing the disk with the target", "disk", u.disk.path)
-	if err := u.rescan(s); err != nil {
-		return err
-	}
-	u.disk.update(func(n *note) { n.Synced, n.Missed = true, false })
-	return nil
+// waterMark is how far a comparison has come without a gap.
+type waterMark struct {
+	mu   sync.Mutex
+	at   block.Offset
+	ends map[block.Offset]block.Offset // of windows that are finished beyond at, by where they begin
 }
 
-// proveAgain compares the disk while points go on, after a write may have been missed. The next point is proven again,
-// unless a further audit failed meanwhile.
-func (u *upload) proveAgain(s *link.Session) error {
-	before := u.disk.missedCount()
-	if err := u.rescan(s); err != nil {
-		return err
+func (m *waterMark) finish(r block.Range, reached func(block.Offset)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ends[r.Off] = r.End()
+	for {
+		end, ok := m.ends[m.at]
+		if !ok {
+			break
+		}
+		delete(m.ends, m.at)
+		m.at = end
 	}
-	if u.disk.missedCount() == before {
-		u.disk.update(func(n *note) { n.Missed = false })
-	}
-	return nil
+	reached(m.at)
 }

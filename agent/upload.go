@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -27,8 +28,13 @@ type upload struct {
 	acks   chan wire.Ack
 	done   chan struct{} // receive has returned
 
+	cfg   Config
+	clock *sealClock
+	hurry func() // asks for a delta to begin soon; set when the disk joins its group
+
 	generation block.Generation
 	open       *delta
+	begun      note // as it stood when the open delta began, with all that had been found by then
 
 	mu     sync.Mutex
 	closed bool
@@ -39,17 +45,18 @@ type upload struct {
 const ackTimeout = 2 * time.Minute
 
 // startUpload opens the disk at the target and agrees on what the bits are relative to.
-func startUpload(ctx context.Context, d *disk, s *link.Session, cfg Config, codec block.Codec, log *slog.Logger) (*upload, error) {
+func startUpload(ctx context.Context, d *disk, s *link.Session, a *Agent) (*upload, error) {
 	stream, err := s.OpenStream(ctx)
 	if err != nil {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { stream.SetDeadline(time.Now()) })
 	defer stop()
-	n := d.current()
+	n, rejoin := d.current(), d.rejoining.Load()
 	err = stream.Send(&wire.Open{
-		Disk: d.id, Name: d.path, Host: cfg.Host, Boot: bootID(), Size: d.pump.size, BlockSize: d.set.BlockSize(),
-		KnownSeq: n.Acked.Seq, KnownDigest: n.Acked.Digest,
+		Disk: d.id, Name: d.path, Host: a.cfg.Host, Boot: bootID(), Machine: a.parts.Machine,
+		Size: d.pump.size, BlockSize: d.set.BlockSize(), Generation: d.state.generation(),
+		KnownSeq: n.Acked.Seq, KnownDigest: n.Acked.Digest, Rejoin: rejoin,
 	})
 	if err == nil {
 		err = stream.Flush()
@@ -63,11 +70,16 @@ func startUpload(ctx context.Context, d *disk, s *link.Session, cfg Config, code
 		return nil, fmt.Errorf("open disk at the target: %w", err)
 	}
 	u := &upload{
-		disk: d, codec: codec, log: log, stream: stream, generation: opened.Generation,
+		disk: d, codec: a.parts.Codec, log: a.log, stream: stream, cfg: a.cfg, clock: &a.clock, hurry: func() {},
 		acks: make(chan wire.Ack, 1), done: make(chan struct{}),
+	}
+	if err := u.agree(opened, rejoin); err != nil {
+		stream.Close()
+		return nil, err
 	}
 	u.ctx, u.cancel = context.WithCancelCause(ctx)
 	d.set.Rewind()
+	a.clock.raise(opened.PointTime)
 	u.reconcile(tip{opened.TipSeq, opened.TipDigest})
 	go u.receive()
 	return u, nil
@@ -94,17 +106,17 @@ func (u *upload) reconcile(at tip) {
 	d := u.disk
 	n := d.current()
 	switch {
-	case n.Synced && at == n.Acked:
-	case n.Synced && at == n.Sealed: // the ack was lost; the bits were kept, and what they cover is sent once more
+	case n.known() && at == n.Acked:
+	case n.known() && at == n.Sealed: // the ack was lost; the bits were kept, and what they cover is sent once more
 		d.update(func(n *note) { n.Acked = n.Sealed })
 	case at.Seq == 0:
 		if n.Acked.Seq != 0 {
 			u.log.Warn("the target holds nothing of this disk any more: first sync again", "disk", d.path)
 		}
 		d.set.MarkAll()
-		d.update(func(n *note) { n.Synced, n.Missed, n.Acked, n.Sealed = true, false, at, at })
+		d.update(func(n *note) { n.Synced, n.Missed, n.Scanned, n.Acked, n.Sealed = true, false, 0, at, at })
 	default: // tracking had a gap: only a comparison tells what differs
-		d.update(func(n *note) { n.Synced, n.Missed, n.Acked, n.Sealed = false, false, at, at })
+		d.update(func(n *note) { n.Synced, n.Missed, n.Scanned, n.Acked, n.Sealed = false, false, 0, at, at })
 	}
 }
 
@@ -174,8 +186,16 @@ func (u *upload) cause(err error) error {
 	}
 }
 
-// begin opens a delta after the target's newest.
+// begin opens a delta after the target's newest, with all that a comparison has found so far.
 func (u *upload) begin() error {
+	u.disk.merge()
+	u.begun = u.disk.current()
+	return u.beginNext()
+}
+
+// beginNext opens a delta that goes on where the one before ended, in the same state of the comparison: so that passes come
+// to an end.
+func (u *upload) beginNext() error {
 	d := u.disk
 	parent := d.current().Acked
 	var err error
@@ -223,7 +243,7 @@ func (u *upload) sweep(ctx context.Context) error {
 		if _, err := u.commit(ctx, block.ClassNone, 0, time.Now(), nil); err != nil {
 			return err
 		}
-		if err := u.begin(); err != nil {
+		if err := u.beginNext(); err != nil {
 			return err
 		}
 	}
@@ -236,7 +256,7 @@ func (u *upload) catchUp(ctx context.Context) error {
 	if total <= partBytes/8 {
 		return nil
 	}
-	d.show(func(s *DiskStatus) { s.State, s.Total, s.Done = StateSyncing, total, 0 })
+	d.show(func(s *DiskStatus) { s.State, s.Total, s.Done, s.eta = StateSyncing, total, 0, eta{since: time.Now()} })
 	if err := u.begin(); err != nil {
 		return err
 	}
@@ -250,7 +270,7 @@ func (u *upload) catchUp(ctx context.Context) error {
 // commit seals the open delta and waits until the target has it durably. Only then the bits go.
 func (u *upload) commit(ctx context.Context, class block.Class, flags block.SealFlags, at time.Time, labels map[string]string) (block.Seal, error) {
 	d := u.disk
-	seal := u.open.finish(class, flags, at, labels)
+	seal := u.finish(class, flags, at, labels)
 	d.update(func(n *note) { n.Sealed = tip{seal.Seq, seal.Digest} })
 	err := u.stream.SendSeal(seal)
 	if err == nil {
@@ -283,6 +303,33 @@ func (u *upload) commit(ctx context.Context, class block.Class, flags block.Seal
 	return seal, nil
 }
 
+// finish completes the seal. What was not known to be whole when the delta began is no consistent point: blocks that are
+// stale at the target may not have been found yet.
+func (u *upload) finish(class block.Class, flags block.SealFlags, at time.Time, labels map[string]string) block.Seal {
+	d := u.disk
+	if !class.Point() {
+		return u.open.finish(class, flags, u.clock.part(at), labels)
+	}
+	if !u.begun.proven() {
+		flags |= block.FlagUnproven
+	}
+	if !u.begun.Synced {
+		class = block.ClassFuzzy
+		labels = maps.Clone(labels)
+		if labels == nil {
+			labels = map[string]string{}
+		}
+		labels["scan"] = fmt.Sprintf("under way: %d%% compared", 100*u.begun.Scanned/d.pump.size)
+	}
+	when := u.clock.point(at)
+	if behind := when.Sub(at); behind > time.Second && !d.behind {
+		u.log.Warn("this host's clock is behind the newest point: it was set back, or is wrong since the last start; points follow that one until it has caught up",
+			"disk", d.path, "behind", behind.Round(time.Second))
+	}
+	d.behind = when.Sub(at) > time.Second
+	return u.open.finish(class, flags, when, labels)
+}
+
 // audit asks the tracker whether it can stand behind what it marked, and remembers when it can't.
 func (u *upload) audit() (missed bool, err error) {
 	d := u.disk
@@ -290,17 +337,23 @@ func (u *upload) audit() (missed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if !a.Missed {
-		return d.current().Missed, nil
+	if a.Missed {
+		u.distrust(a.Reason)
 	}
-	first := !d.current().Missed
-	d.update(func(n *note) { n.Missed = true })
+	return d.current().Missed, nil
+}
+
+// distrust has points flagged unproven until the whole disk has been compared.
+func (u *upload) distrust(reason string) {
+	d := u.disk
 	d.mu.Lock()
+	first := !d.note.Missed
 	d.missed++
+	d.note.Missed, d.note.Scanned = true, 0
+	d.note.write(d.mem)
 	d.mu.Unlock()
 	if first {
 		u.log.Warn("tracking may have missed a write: points are marked unproven until the disk has been compared",
-			"disk", d.path, "reason", a.Reason)
+			"disk", d.path, "reason", reason)
 	}
-	return true, nil
 }

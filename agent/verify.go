@@ -2,7 +2,7 @@ package agent
 
 import (
 	"context"
-	"fmt"
+	"sync"
 	"time"
 
 	"github.com/understudy-dr/understudy/internal/block"
@@ -29,49 +29,44 @@ func (r VerifyReport) Equal() bool { return r.Different == 0 }
 
 // verify compares every chunk of the disk with the target. What differs and is not due to be sent is a difference: it is
 // reported, and marked, so that the next delta repairs it.
-//
-// Deltas go on meanwhile, so a difference counts only if the block was clean in the dirty set before and after it was read
-// with the same delta acknowledged; and only if it stays for several looks, since a write that has reached the disk but has
-// not completed is not marked yet.
 func (u *upload) verify(ctx context.Context, s *link.Session, progress func(done, total block.Size)) (VerifyReport, error) {
 	d, start := u.disk, time.Now()
+	i := inspection{upload: u, report: VerifyReport{Disk: d.id, Device: d.path, Size: d.pump.size}}
+	err := i.compare(ctx, s, block.Range{Len: d.pump.size}, scanReaders, &pacer{}, func(to block.Offset) {
+		progress(block.Size(to), d.pump.size)
+	})
+	i.report.Seq = d.current().Acked.Seq
+	i.report.Seconds = time.Since(start).Seconds()
+	return i.report, err
+}
+
+// inspection looks closer at what a comparison found. Deltas go on meanwhile, so a difference counts only if the block was
+// clean in the dirty set before and after it was read with the same delta acknowledged; and only if it stays for several
+// looks, since a write that has reached the disk but has not completed is not marked yet.
+type inspection struct {
+	upload *upload
+
+	mu     sync.Mutex // several readers find something at once
+	report VerifyReport
+}
+
+// compare inspects a part of the disk.
+func (i *inspection) compare(ctx context.Context, s *link.Session, part block.Range, readers int, pace *pacer, reached func(block.Offset)) error {
+	u := i.upload
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(u.ctx, func() { cancel(context.Cause(u.ctx)) })()
-	report := VerifyReport{Disk: d.id, Device: d.path, Size: d.pump.size}
-	coarse, end, err := newScanner(ctx, d, s)
-	if err != nil {
-		return report, err
+	c := comparison{
+		disk: u.disk, session: s, part: part, readers: readers, pace: pace, reached: reached,
+		visit: func(fine *scanner, r block.Range) error { return i.inspect(ctx, fine, r) },
 	}
-	defer end()
-	fine, endFine, err := newScanner(ctx, d, s)
-	if err != nil {
-		return report, err
-	}
-	defer endFine()
-	var suspects []block.Range
-	var failed error
-	err = coarse.run(ctx, func(r block.Range) { suspects = append(suspects, r) }, func(done block.Size) {
-		for _, r := range suspects {
-			if failed == nil {
-				failed = u.inspect(ctx, fine, r, &report)
-			}
-		}
-		suspects = suspects[:0]
-		progress(done, d.pump.size)
-	})
-	if err == nil {
-		err = failed
-	}
-	report.Seq = d.current().Acked.Seq
-	report.Seconds = time.Since(start).Seconds()
-	return report, err
+	return c.run(ctx)
 }
 
 // inspect looks at a chunk that differs, block by block.
-func (u *upload) inspect(ctx context.Context, fine *scanner, r block.Range, report *VerifyReport) error {
+func (i *inspection) inspect(ctx context.Context, fine *scanner, r block.Range) error {
 	const looks, pause = 4, 300 * time.Millisecond
-	d := u.disk
+	d := i.upload.disk
 	bs := d.set.BlockSize()
 	whole := r.Covering(bs).Range(bs, d.pump.size)
 	var bad []block.Range
@@ -79,29 +74,29 @@ func (u *upload) inspect(ctx context.Context, fine *scanner, r block.Range, repo
 		var changed block.Size
 		var settled bool
 		var err error
-		bad, changed, settled, err = u.look(fine, whole)
+		bad, changed, settled, err = i.upload.look(fine, whole)
 		if err != nil {
 			return err
 		}
 		if len(bad) == 0 && settled {
-			report.Changed += changed
+			i.mu.Lock()
+			i.report.Changed += changed
+			i.mu.Unlock()
 			return nil
 		}
 		if settled {
 			look++
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-u.ctx.Done():
-			return fmt.Errorf("verify %s: %w", d.path, context.Cause(u.ctx))
-		case <-time.After(pause):
+		if sleep(ctx, pause); ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
 	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
 	for _, b := range bad {
-		report.Different += b.Len
-		if len(report.Ranges) < maxReported {
-			report.Ranges = append(report.Ranges, b)
+		i.report.Different += b.Len
+		if len(i.report.Ranges) < maxReported {
+			i.report.Ranges = append(i.report.Ranges, b)
 		}
 		d.set.Mark(b.Covering(bs))
 	}
@@ -113,9 +108,6 @@ func (u *upload) look(fine *scanner, r block.Range) (bad []block.Range, changed 
 	d := u.disk
 	bs := d.set.BlockSize()
 	before := d.current().Acked
-	if err := fine.request(r, block.Size(bs)); err != nil {
-		return nil, 0, false, err
-	}
 	var differ []block.Range
 	seq, err := fine.differing(r, block.Size(bs), func(b block.Range) { differ = append(differ, b) })
 	if err != nil {

@@ -38,6 +38,10 @@ func (r *Receiver) command(ctx context.Context, stream *link.Stream, c *wire.Com
 // obey is the table of the commands.
 func (r *Receiver) obey(ctx context.Context, rep *replica, c *wire.Command, progress func(done, total block.Size) error) (any, error) {
 	switch c.Kind {
+	case wire.CommandPromote:
+		return r.promote(rep)
+	case wire.CommandAccept:
+		return r.accept(rep)
 	default:
 		return nil, wire.Errorf(wire.CodeProtocol, "unknown command %v", c.Kind)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"sync"
 	"time"
 
@@ -24,6 +25,8 @@ type Receiver struct {
 	log   *slog.Logger
 	store *store
 
+	hashing chan struct{} // a token for each scan that reads now
+
 	folders sync.WaitGroup
 	foldMu  sync.Mutex
 	folding map[*replica]bool
@@ -39,7 +42,7 @@ func New(cfg Config, codec block.Codec, log *slog.Logger) (*Receiver, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Receiver{cfg: cfg, codec: codec, log: log, store: s, folding: map[*replica]bool{}}, nil
+	return &Receiver{cfg: cfg, codec: codec, log: log, store: s, folding: map[*replica]bool{}, hashing: make(chan struct{}, max(2, runtime.NumCPU()))}, nil
 }
 
 // Close lets go of the directory. Run must have returned.
@@ -131,7 +134,7 @@ func (r *Receiver) answer(ctx context.Context, peer link.Peer, stream *link.Stre
 		if err := may(wire.RoleSource); err != nil {
 			return err
 		}
-		return r.scan(ctx, stream, m)
+		return r.scan(ctx, peer.Host, stream, m)
 	case *wire.Query:
 		if err := may(wire.RoleOperator, wire.RoleSource); err != nil {
 			return err

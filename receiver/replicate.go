@@ -20,7 +20,8 @@ import (
 //  3. the seal's counts and digest must be those of what arrived; then it is made durable
 //  4. the ack goes out
 //
-// One goroutine a disk does all four in order. A break before 3 leaves nothing behind.
+// One goroutine a disk does all four in order. A break before 3 leaves nothing behind. A promotion ends it wherever it is
+// (promote.go).
 
 // replicate serves one source's stream of one disk.
 func (r *Receiver) replicate(ctx context.Context, peer link.Peer, stream *link.Stream, open *wire.Open) error {
@@ -33,24 +34,39 @@ func (r *Receiver) replicate(ctx context.Context, peer link.Peer, stream *link.S
 		return err
 	}
 	defer release()
-	meta, tip := rep.journal.Meta(), rep.journal.Tip()
-	err = stream.Send(&wire.Opened{
-		TipSeq: tip.Seq, TipDigest: tip.Digest, TipSize: tip.Size, Generation: meta.Generation,
-		HasPoint: len(rep.journal.Points()) > 0,
-	})
-	if err == nil {
-		err = stream.Flush()
+	if err := rep.enter(open); err != nil {
+		return err
 	}
-	if err != nil {
+	opened := r.opened(rep)
+	if err := stream.Send(opened); err != nil {
+		return err
+	}
+	if err := stream.Flush(); err != nil {
 		return err
 	}
 	in := &intake{stream: stream, replica: rep, codec: r.codec}
 	defer in.abort() // before release: the next claim begins with the journal free
 	for {
 		if err := in.next(); err != nil {
+			if fenced := rep.fenced(opened.Generation); fenced != nil {
+				return fenced // the better reason for a stream that a promotion broke
+			}
 			return storageError(err)
 		}
 	}
+}
+
+// opened is what the copy holds.
+func (r *Receiver) opened(rep *replica) *wire.Opened {
+	meta, tip, points := rep.journal.Meta(), rep.journal.Tip(), rep.journal.Points()
+	m := &wire.Opened{
+		TipSeq: tip.Seq, TipDigest: tip.Digest, TipSize: tip.Size, PointTime: time.Unix(0, 0),
+		Generation: meta.Generation, HasPoint: len(points) > 0,
+	}
+	if m.HasPoint {
+		m.PointTime = points[len(points)-1].Time
+	}
+	return m
 }
 
 // replicaFor finds the copy of the disk, or makes a place for one. host is who the source's certificate says it is.
@@ -63,7 +79,7 @@ func (r *Receiver) replicaFor(ctx context.Context, host string, open *wire.Open)
 		var err error
 		rep, err = r.store.create(journal.Meta{
 			Disk: open.Disk, Name: open.Name, Host: host, Size: open.Size, BlockSize: open.BlockSize,
-			Created: time.Now().UTC(),
+			Generation: open.Generation, Created: time.Now().UTC(),
 		})
 		if err != nil {
 			return nil, storageError(err)
@@ -73,20 +89,44 @@ func (r *Receiver) replicaFor(ctx context.Context, host string, open *wire.Open)
 	}
 	meta := rep.journal.Meta()
 	if host != meta.Host {
-		return nil, wire.Errorf(wire.CodeForbidden, "disk %v belongs to host %s, not to %s: a copied state directory? give this host's disk an id of its own by removing its disks.json",
+		return nil, wire.Errorf(wire.CodeForbidden, "disk %v belongs to host %s, not to %s: a copied state directory? give this host's disks ids of their own with understudy-agent identity new",
 			open.Disk, meta.Host, host)
+	}
+	if err := rep.admit(open, false); err != nil {
+		return nil, err
+	}
+	if !open.Rejoin {
+		if err := rep.fenced(open.Generation); err != nil {
+			return nil, err
+		}
 	}
 	if tip := rep.journal.Tip(); open.Size < tip.Size {
 		return nil, wire.Errorf(wire.CodeTip, "the disk has %v, its copy %v: a disk that became smaller is refused; grow it back, or protect it anew under another id",
 			open.Size, tip.Size)
 	}
-	if meta.Name != open.Name || meta.Size != open.Size {
-		meta.Name, meta.Size = open.Name, open.Size
-		if err := rep.journal.SetMeta(meta); err != nil {
-			return nil, storageError(err)
+	return rep, nil
+}
+
+// enter brings what is known of the disk up to what its source says, once the source has it to itself. A source of a newer
+// generation raises it: its target was put back from a backup.
+func (r *replica) enter(open *wire.Open) error {
+	if err := r.admit(open, true); err != nil {
+		return err
+	}
+	if !open.Rejoin {
+		if err := r.fenced(open.Generation); err != nil {
+			return err
 		}
 	}
-	return rep, nil
+	err := r.change(func(m *journal.Meta) bool {
+		was := *m
+		m.Name, m.Size, m.Generation = open.Name, open.Size, max(m.Generation, open.Generation)
+		return *m != was
+	})
+	if err != nil {
+		return storageError(err)
+	}
+	return nil
 }
 
 // intake is the delta that is coming in.
@@ -95,7 +135,8 @@ type intake struct {
 	replica *replica
 	codec   block.Codec
 	writer  *journal.Writer
-	decoded []byte // memory for checking coded payloads
+	header  block.DeltaHeader // of the delta that writer takes in
+	decoded []byte            // memory for checking coded payloads
 }
 
 func (in *intake) abort() {
@@ -114,9 +155,16 @@ func (in *intake) next() error {
 	switch {
 	case got.Header != nil:
 		in.abort()
-		in.writer, err = in.replica.journal.Begin(*got.Header)
-		if errors.Is(err, journal.ErrTip) {
+		if err := in.replica.fenced(got.Header.Generation); err != nil {
+			return err
+		}
+		in.header = *got.Header
+		in.writer, err = in.replica.journal.Begin(in.header)
+		switch {
+		case errors.Is(err, journal.ErrTip):
 			return wire.Errorf(wire.CodeTip, "%v", err)
+		case errors.Is(err, journal.ErrGeneration):
+			return wire.Errorf(wire.CodeFenced, "%v", err)
 		}
 		return err
 	case got.Frame != nil:
@@ -155,7 +203,7 @@ func (in *intake) frame(h block.FrameHeader, raw []byte) error {
 func (in *intake) seal(s block.Seal) error {
 	w := in.writer
 	in.writer = nil
-	if err := w.Commit(s); err != nil {
+	if err := in.replica.commit(w, in.header, s); err != nil {
 		return err
 	}
 	if err := in.stream.Send(&wire.Ack{Seq: s.Seq, Digest: s.Digest}); err != nil {

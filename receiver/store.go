@@ -45,6 +45,10 @@ type replica struct {
 	dir     string
 	changed chan struct{} // capacity 1: something was sealed, the folder should look
 
+	// metaMu is held while a delta becomes durable, and while the generation, the rest of the meta or the identity changes.
+	metaMu   sync.Mutex
+	identity identity // of the machine that the disk belongs to; under metaMu
+
 	mu      sync.Mutex
 	holder  *holder // of the source that has the disk open, nil for none
 	damaged error   // what a check of every byte found
@@ -160,7 +164,11 @@ func (s *store) openReplica(dir string, meta *journal.Meta) (*replica, error) {
 		vol.Close()
 		return nil, err
 	}
-	return &replica{journal: j, vol: vol, dir: dir, changed: make(chan struct{}, 1)}, nil
+	id, err := loadIdentity(dir)
+	if err != nil {
+		return nil, errors.Join(err, j.Close(), vol.Close())
+	}
+	return &replica{journal: j, vol: vol, dir: dir, changed: make(chan struct{}, 1), identity: id}, nil
 }
 
 // create makes a place for a disk that was never seen before.

@@ -166,11 +166,17 @@ type site struct {
 func newSite(t *testing.T, carrier string) *site {
 	t.Helper()
 	needRoot(t)
+	return newSiteAt(t, carrier, freeAddr(t))
+}
+
+// newSiteAt is a site whose receiver listens at addr.
+func newSiteAt(t *testing.T, carrier, addr string) *site {
+	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "understudy-line-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{t: t, dir: dir, carrier: carrier, addr: freeAddr(t), rdir: filepath.Join(dir, "receiver")}
+	s := &site{t: t, dir: dir, carrier: carrier, addr: addr, rdir: filepath.Join(dir, "receiver")}
 	t.Cleanup(func() {
 		if _, stderr, code := run(t, "understudy-agent", "forget", "--state-dir", s.path("state")); code != 0 {
 			t.Errorf("forget: %s", stderr)

@@ -68,6 +68,9 @@ func runCommand() *cobra.Command {
 	f.Uint32Var(&blockSize, "block-size", 0, "granularity of tracking in bytes (default 4096, coarser for huge disks)")
 	f.DurationVar(&c.FreezeBudget, "freeze-budget", 50*time.Millisecond, "what a freeze should stay under")
 	f.DurationVar(&c.FreezeLimit, "freeze-limit", 2*time.Second, "when the guard ends a freeze, and the point is given up")
+	f.Int64Var((*int64)(&c.ScanRate), "scan-rate", 0, "bytes of a disk read in a second when it is compared after a gap in tracking (default unlimited)")
+	f.DurationVar(&c.VerifyEvery, "verify-every", 7*24*time.Hour, "in what time a disk is compared with its copy once, a little at a time; negative: never")
+	f.Int64Var((*int64)(&c.VerifyRate), "verify-rate", 32<<20, "bytes of a disk read in a second for that, at most")
 	f.StringVar(&c.Control, "control", c.Control, "control socket")
 	f.StringVar(&c.Log.Level, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&c.Log.Format, "log-format", "text", "text or json")
@@ -125,6 +128,8 @@ func run(ctx context.Context, c config) error {
 		Codec: cd,
 		Guard: []string{self, "guard"},
 		Log:   log,
+
+		Machine: agent.MachineID("/sys", "/proc"),
 	})
 	if err != nil {
 		return daemon.Exit(daemon.CodeUsage, err)
@@ -166,6 +171,13 @@ func handler(a *agent.Agent) http.Handler {
 			err = daemon.Exit(daemon.CodeNotFound, err)
 		}
 		return report, err
+	}))
+	mux.Handle("/rejoin", daemon.Reply(func(_ context.Context, r *http.Request, _ func(done, total int64)) (any, error) {
+		status, err := a.Rejoin(r.URL.Query().Get("disk"))
+		if errors.Is(err, agent.ErrUnknownDisk) {
+			err = daemon.Exit(daemon.CodeNotFound, err)
+		}
+		return status, err
 	}))
 	return mux
 }

@@ -69,8 +69,8 @@ func (r statusReport) text(w io.Writer) {
 				point, lag = d.LastPoint.Seq.String(), seconds(d.Lag)
 			}
 			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%v\t%v\t%v\t%v\n", d.Device, d.State, point, lag, d.Pending, d.Changed, d.Sent, d.ID)
-			if d.Error != "" {
-				fmt.Fprintf(t, "  %s\n", d.Error)
+			for _, line := range progressLines(d) {
+				fmt.Fprintf(t, "  %s\n", line)
 			}
 		}
 	}
@@ -91,6 +91,38 @@ func (r statusReport) text(w io.Writer) {
 			}
 		}
 	}
+}
+
+// progressLines say what is under way for a disk, what was verified, and what stands in the way.
+func progressLines(d agent.DiskStatus) []string {
+	var lines []string
+	left := func(s float64) string {
+		if s == 0 {
+			return ""
+		}
+		return ", about " + seconds(s) + " left"
+	}
+	if d.State == agent.StateSyncing {
+		lines = append(lines, fmt.Sprintf("sent %v of %v%s", d.Done, d.Total, left(d.Left)))
+	}
+	if s := d.Scan; s != nil {
+		lines = append(lines, fmt.Sprintf("compared %v of %v%s; %v differed", s.Done, s.Total, left(s.Left), s.Differing))
+	}
+	if v := d.Verify; v.Round > 0 {
+		full := "no whole round yet"
+		if !v.LastFull.IsZero() {
+			full = "last whole round ended " + v.LastFull.Format(time.RFC3339)
+		}
+		line := fmt.Sprintf("verification: round %d at %v of %v, %s", v.Round, v.Done, v.Total, full)
+		if v.Mismatches > 0 {
+			line += fmt.Sprintf("; MISMATCHES: %d blocks so far, last at %s", v.Mismatches, v.Mismatched.Format(time.RFC3339))
+		}
+		lines = append(lines, line)
+	}
+	if d.Error != "" {
+		lines = append(lines, d.Error)
+	}
+	return lines
 }
 
 func seconds(s float64) string { return (time.Duration(s*10) * time.Second / 10).String() }

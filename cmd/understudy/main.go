@@ -44,7 +44,8 @@ func command() *cobra.Command {
 	}
 	root.SetFlagErrorFunc(daemon.FlagError)
 	root.PersistentFlags().BoolVar(&o.json, "json", false, "print JSON")
-	root.AddCommand(pkiCommand(&o), statusCommand(&o), pointsCommand(&o), restoreCommand(&o), verifyCommand(&o), dumpCommand(&o))
+	root.AddCommand(pkiCommand(&o), statusCommand(&o), pointsCommand(&o), restoreCommand(&o), verifyCommand(&o), dumpCommand(&o),
+		promoteCommand(&o), acceptCommand(&o))
 	return root
 }
 

@@ -179,3 +179,14 @@ const ChunkSize = 64 * block.KiB
 
 // ChunkDigest is the BLAKE3-256 of a chunk, by which source and target compare without sending it.
 func ChunkDigest(chunk []byte) block.Digest { return blake3.Sum256(chunk) }
+
+// GroupDigest is the BLAKE3-256 over the digests of neighbouring chunks: one look tells whether all of them are equal.
+func GroupDigest(chunks []block.Digest) block.Digest {
+	h := blake3.New()
+	for i := range chunks {
+		h.Write(chunks[i][:])
+	}
+	var d block.Digest
+	h.Sum(d[:0])
+	return d
+}

@@ -11,6 +11,7 @@ const (
 	CommandUnpin   CommandKind = 2 // leave it to the policy again
 	CommandPromote CommandKind = 3 // raise the disk's generation: its source is refused from now on
 	CommandAudit   CommandKind = 4 // read every byte that is stored of the disk, and check it
+	CommandAccept  CommandKind = 5 // take the disk from whichever machine of its host opens it next: the hardware was replaced
 )
 
 func (k CommandKind) String() string {
@@ -23,6 +24,8 @@ func (k CommandKind) String() string {
 		return "promote"
 	case CommandAudit:
 		return "audit"
+	case CommandAccept:
+		return "accept"
 	}
 	return fmt.Sprintf("command(%d)", uint8(k))
 }

@@ -18,7 +18,7 @@ const (
 	// MaxErrorText holds a few lines: an error lists what there is when something is not found.
 	MaxErrorText = 4096
 
-	// MaxScanDigests bounds a ScanReply to 512 KiB: 1 GiB of disk in chunks of 64 KiB.
+	// MaxScanDigests bounds a ScanReply to 512 KiB, and what the target reads for it: 1 GiB of disk in chunks of 64 KiB.
 	MaxScanDigests = 16384
 	// MinScanChunk is the smallest block of a disk.
 	MinScanChunk block.Size = 512
@@ -34,10 +34,10 @@ const (
 	maxHelloBody          = 2 + 2 + 1 + 2 + MaxHost + 2 + MaxProgram + 8 + laterRoom
 	maxWelcomeBody        = 2 + 2 + MaxHost + 2 + MaxProgram + 8 + laterRoom
 	maxErrorBody          = 2 + 2 + MaxErrorText + laterRoom
-	maxOpenBody           = 16 + 2 + MaxDiskName + 2 + MaxHost + 16 + 32 + 8 + 4 + 4 + 8 + 32
-	openedBody            = 8 + 32 + 8 + 4 + 1
+	maxOpenBody           = 16 + 2 + MaxDiskName + 2 + MaxHost + 16 + 32 + 8 + 4 + 4 + 8 + 32 + 1
+	openedBody            = 8 + 32 + 8 + 8 + 4 + 1
 	ackBody               = 8 + 32
-	scanRequestBody       = 16 + 8 + 8 + 8 + 8
+	scanRequestBody       = 16 + 8 + 8 + 8 + 8 + 4
 	scanReplyFixed        = 8 + 8 + 8 + 4
 	maxScanReplyBody      = scanReplyFixed + MaxScanDigests*32
 	maxQueryBody          = 1 + 2 + MaxSelector + 2 + MaxSelector

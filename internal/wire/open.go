@@ -9,7 +9,7 @@ import (
 // Open begins the replication of a disk on a stream: the source's first message. Opened or Error answers it.
 //
 //	disk 16 | name string | host string | boot id 16 | machine 32 | size u64 | block size u32 | generation u32 | known seq u64 |
-//	known digest 32
+//	known digest 32 | rejoin u8 (0 or 1)
 type Open struct {
 	Disk block.DiskID
 	Name string // the device's path at the source, for people
@@ -22,10 +22,13 @@ type Open struct {
 	Machine    block.Digest
 	Size       block.Size
 	BlockSize  block.BlockSize
-	Generation block.Generation
+	Generation block.Generation // the source's own: one that is older than the target's is refused, unless it rejoins
 	// KnownSeq and KnownDigest are the delta that the source's dirty set is relative to; zero: there is none.
 	KnownSeq    block.Seq
 	KnownDigest block.Digest
+	// Rejoin says that an operator gave up what was promoted over there: the source takes the target's generation over, and
+	// compares the disk before it calls any point consistent.
+	Rejoin bool
 }
 
 // Type is TypeOpen.
@@ -52,7 +55,7 @@ func (m *Open) appendBody(b []byte) []byte {
 	b = appendText(appendText(append(b, m.Disk[:]...), m.Name), m.Host)
 	b = append(append(b, m.Boot[:]...), m.Machine[:]...)
 	b = appendU32(appendU32(appendU64(b, uint64(m.Size)), uint32(m.BlockSize)), uint32(m.Generation))
-	return append(appendU64(b, uint64(m.KnownSeq)), m.KnownDigest[:]...)
+	return appendBool(append(appendU64(b, uint64(m.KnownSeq)), m.KnownDigest[:]...), m.Rejoin)
 }
 
 func (m *Open) parseBody(c *cursor) {
@@ -60,5 +63,5 @@ func (m *Open) parseBody(c *cursor) {
 	copy(m.Boot[:], c.take(len(m.Boot)))
 	m.Machine = c.digest()
 	m.Size, m.BlockSize, m.Generation = block.Size(c.u64()), block.BlockSize(c.u32()), block.Generation(c.u32())
-	m.KnownSeq, m.KnownDigest = block.Seq(c.u64()), c.digest()
+	m.KnownSeq, m.KnownDigest, m.Rejoin = block.Seq(c.u64()), c.digest(), c.boolean()
 }

@@ -51,11 +51,12 @@ var draws = map[wire.Type]func(t *rapid.T) wire.Message{
 		if m.KnownSeq != 0 {
 			m.KnownDigest = digest(t)
 		}
+		m.Rejoin = rapid.Bool().Draw(t, "rejoin")
 		return m
 	},
 	wire.TypeOpened: func(t *rapid.T) wire.Message {
 		return &wire.Opened{
-			TipSeq: seq(t), TipDigest: digest(t), TipSize: diskSize(t),
+			TipSeq: seq(t), TipDigest: digest(t), TipSize: diskSize(t), PointTime: instant(t),
 			Generation: block.Generation(rapid.Uint32().Draw(t, "generation")), HasPoint: rapid.Bool().Draw(t, "point"),
 		}
 	},
@@ -63,7 +64,10 @@ var draws = map[wire.Type]func(t *rapid.T) wire.Message{
 	wire.TypeScanRequest: func(t *rapid.T) wire.Message {
 		chunk := block.Size(rapid.Int64Range(int64(wire.MinScanChunk), int64(wire.MaxScanChunk)).Draw(t, "chunk"))
 		length := block.Size(rapid.Int64Range(1, int64(chunk)*wire.MaxScanDigests).Draw(t, "length"))
-		return &wire.ScanRequest{Disk: block.NewDiskID(), Seq: seq(t), Chunk: chunk, Range: block.Range{Off: 4096, Len: length}}
+		return &wire.ScanRequest{
+			Disk: block.NewDiskID(), Seq: seq(t), Chunk: chunk, Range: block.Range{Off: 4096, Len: length},
+			Group: rapid.Uint32Range(1, wire.MaxScanDigests).Draw(t, "group"),
+		}
 	},
 	wire.TypeScanReply: func(t *rapid.T) wire.Message {
 		m := &wire.ScanReply{Seq: seq(t), Range: block.Range{Off: 1, Len: diskSize(t) - 1}}
@@ -297,11 +301,13 @@ func TestMessagesBeyondTheLimitsAreNotSent(t *testing.T) {
 		"opened of a negative tip": &wire.Opened{TipSize: -1},
 		"opened, point, no delta":  &wire.Opened{HasPoint: true},
 		"ack of nothing":           &wire.Ack{},
-		"scan of nothing":          &wire.ScanRequest{Chunk: 65536},
-		"scan in tiny chunks":      &wire.ScanRequest{Chunk: 1, Range: block.Range{Len: 4096}},
-		"scan in huge chunks":      &wire.ScanRequest{Chunk: wire.MaxScanChunk + 1, Range: block.Range{Len: 4096}},
-		"scan of too much":         &wire.ScanRequest{Chunk: 512, Range: block.Range{Len: 512*wire.MaxScanDigests + 1}},
-		"scan past any disk":       &wire.ScanRequest{Chunk: 512, Range: block.Range{Off: block.Offset(block.MaxDiskSize), Len: 1}},
+		"scan of nothing":          &wire.ScanRequest{Chunk: 65536, Group: 1},
+		"scan in groups of none":   &wire.ScanRequest{Chunk: 4096, Range: block.Range{Len: 4096}},
+		"scan in huge groups":      &wire.ScanRequest{Chunk: 4096, Range: block.Range{Len: 4096}, Group: wire.MaxScanDigests + 1},
+		"scan in tiny chunks":      &wire.ScanRequest{Chunk: 1, Range: block.Range{Len: 4096}, Group: 1},
+		"scan in huge chunks":      &wire.ScanRequest{Chunk: wire.MaxScanChunk + 1, Range: block.Range{Len: 4096}, Group: 1},
+		"scan of too much":         &wire.ScanRequest{Chunk: 512, Range: block.Range{Len: 512*wire.MaxScanDigests + 1}, Group: 1},
+		"scan past any disk":       &wire.ScanRequest{Chunk: 512, Range: block.Range{Off: block.Offset(block.MaxDiskSize), Len: 1}, Group: 1},
 		"scan reply of nothing":    &wire.ScanReply{Range: block.Range{Len: 1}},
 		"scan reply of too much":   &wire.ScanReply{Range: block.Range{Len: 1}, Digests: make([]block.Digest, wire.MaxScanDigests+1)},
 		"query that is long":       &wire.Query{Disk: long},
