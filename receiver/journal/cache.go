@@ -125,10 +125,11 @@ type decoded struct {
 }
 
 type decodedFrame struct {
-	key   frameKey
-	rng   block.Range
-	plain []byte // nil: the place is empty
-	used  uint64
+	key    frameKey
+	rng    block.Range
+	plain  []byte // nil: the place is empty
+	coding block.Coding
+	used   uint64
 }
 
 func (c *decoded) get(k frameKey) (decodedFrame, bool) {

@@ -41,14 +41,11 @@ func (j *Journal) Check(ctx context.Context, progress func(done, total block.Siz
 	return nil
 }
 
-// checkRecords reads the meta and position files as Open would.
+// checkRecords reads the records as Open would. They may be replaced meanwhile: each is read whole, the old one or the new.
 func (j *Journal) checkRecords() error {
-	j.metaMu.Lock()
-	defer j.metaMu.Unlock()
-	j.foldMu.Lock()
-	defer j.foldMu.Unlock()
 	var m Meta
 	var p position
+	var pins pinList
 	if err := readRecord(j.fs, j.path(metaName), metaMagic, &m); err != nil {
 		return err
 	}
@@ -58,7 +55,10 @@ func (j *Journal) checkRecords() error {
 	if err := readRecord(j.fs, j.path(positionName), positionMagic, &p); err != nil {
 		return err
 	}
-	return p.check(j.path(positionName))
+	if err := p.check(j.path(positionName)); err != nil {
+		return err
+	}
+	return readRecord(j.fs, j.path(pinsName), pinsMagic, &pins)
 }
 
 func (j *Journal) checkDelta(ctx context.Context, d *delta) error {
@@ -72,7 +72,7 @@ func (j *Journal) checkDelta(ctx context.Context, d *delta) error {
 // checkHeld walks the frames beside the index, which must name each of them.
 func (j *Journal) checkHeld(ctx context.Context, d *delta) error {
 	// Opened anew, not from the cache: what is checked is what the name leads to.
-	one, err := openDelta(j.fs, d.path, d.header.Seq)
+	one, err := openDelta(j.fs, d.path, d.span)
 	if err != nil {
 		return err
 	}

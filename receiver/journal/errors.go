@@ -16,6 +16,10 @@ var (
 	ErrNoPoint = errors.New("no such point")
 	// ErrViewOpen: folding stopped at the oldest open view; it can go on when that is closed.
 	ErrViewOpen = errors.New("a view of an older point is open")
+	// ErrPinned: folding stopped at a pinned point, or a merge would have swallowed one.
+	ErrPinned = errors.New("a point is pinned")
+	// ErrPins: there are as many pins as a journal can have.
+	ErrPins = errors.New("too many pins")
 	// ErrShrunk: the disk became smaller than its copy.
 	ErrShrunk = errors.New("the disk became smaller")
 	// ErrExists: there is a journal in this directory already.

@@ -126,7 +126,7 @@ func TestEveryFlippedBit(t *testing.T) {
 		t.Fatal(err)
 	}
 	names, err := w.fs.ReadDir(testDir)
-	if err != nil || len(names) != 5 {
+	if err != nil || len(names) != 6 {
 		t.Fatal(names, err)
 	}
 	for _, name := range names {

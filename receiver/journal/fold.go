@@ -19,7 +19,7 @@ type resizer interface {
 
 // Fold applies the deltas up to upto, or to the tip if that is less, to the volume and drops their files. It can be stopped
 // and killed at any time, and goes on from there. Points before upto can't be read from the moment it begins with them. It
-// does not pass an open view: it folds up to the oldest and returns ErrViewOpen.
+// does not pass an open view or a pinned point: it folds up to the oldest and returns ErrViewOpen or ErrPinned.
 //
 // In steps of about 256 MiB of deltas:
 //
@@ -58,10 +58,7 @@ func (j *Journal) nextBatch(upto block.Seq) (batch []*delta, before block.Seq, e
 		}
 		upto = max(upto, j.pos.Target)
 	}
-	limit := upto
-	for v := range j.views {
-		limit = min(limit, v.seq)
-	}
+	limit, why := j.foldLimit(upto)
 	var bytes block.Size
 	for _, d := range j.deltas {
 		if d.header.Seq > limit || bytes > foldBytes && d.header.Seq > j.pos.Target {
@@ -71,7 +68,7 @@ func (j *Journal) nextBatch(upto block.Seq) (batch []*delta, before block.Seq, e
 		bytes += d.foot.size
 	}
 	if len(batch) == 0 && limit < min(upto, j.tip().Seq) {
-		return nil, 0, fmt.Errorf("fold up to %v: %v is open: %w", upto, limit, ErrViewOpen)
+		return nil, 0, fmt.Errorf("fold up to %v: it ends at %v: %w", upto, limit, why)
 	}
 	if len(batch) > 0 && j.volume == nil {
 		return nil, 0, errors.New("fold: the journal was opened without its volume")
@@ -81,6 +78,22 @@ func (j *Journal) nextBatch(upto block.Seq) (batch []*delta, before block.Seq, e
 		j.pos.Target = batch[len(batch)-1].header.Seq
 	}
 	return batch, before, nil
+}
+
+// foldLimit is how far towards upto the volume may go, and why not further. A pin of what is gone already binds nobody.
+func (j *Journal) foldLimit(upto block.Seq) (block.Seq, error) {
+	limit, why := upto, error(nil)
+	for v := range j.views {
+		if v.seq < limit {
+			limit, why = v.seq, ErrViewOpen
+		}
+	}
+	for seq := range j.pins {
+		if seq >= j.pos.Target && seq < limit {
+			limit, why = seq, ErrPinned
+		}
+	}
+	return limit, why
 }
 
 // foldBatch does steps 1 to 4. The volume is not touched before the position that says so is durable, even when it says so

@@ -63,13 +63,19 @@ func (j *Journal) register(seq block.Seq) (*View, error) {
 	}
 	v := &View{j: j, seq: seq, size: j.pos.Size, base: j.pos.Size}
 	v.raw.New = func() any { b := make([]byte, maxFrameSize); return &b }
+	at := j.pos.Seq
 	for _, d := range j.deltas {
 		if d.header.Seq > seq {
 			break
 		}
-		d.refs++
 		v.deltas = append(v.deltas, d)
-		v.size = d.header.DiskSize
+		at, v.size = d.header.Seq, d.header.DiskSize
+	}
+	if at != seq {
+		return nil, fmt.Errorf("it was merged into the one after it; %s: %w", j.near(seq), ErrNoPoint)
+	}
+	for _, d := range v.deltas {
+		d.refs++
 	}
 	j.views[v]++
 	return v, nil
@@ -257,32 +263,15 @@ func (v *View) readFrame(dst []byte, r block.Range, e *extent) error {
 	return nil
 }
 
-// fetch reads the frame of e into buf and holds its header against the index.
+// fetch reads the frame of e into buf.
 func (v *View) fetch(buf []byte, e *extent) (block.FrameHeader, []byte, error) {
 	d := v.deltas[e.src]
-	if e.payload > block.MaxFramePayload {
-		return block.FrameHeader{}, nil, d.corrupt(d.foot.indexAt, fmt.Errorf("payload of %d bytes: %w", e.payload, block.ErrMalformed))
-	}
 	f, err := v.j.files.acquire(d.path)
 	if err != nil {
 		return block.FrameHeader{}, nil, err
 	}
 	defer v.j.files.release(f)
-	raw := buf[:block.FrameHeaderSize+int(e.payload)]
-	if err := d.readFull(f, raw, e.pos, e.pos); err != nil {
-		return block.FrameHeader{}, nil, err
-	}
-	h, err := block.ParseFrameHeader(raw)
-	if err == nil {
-		err = checkFrame(h, d.header.DiskSize, uint64(e.number))
-	}
-	if err == nil && (h.Kind != block.FrameData || h.Payload != e.payload || h.Range.Intersect(e.rng) != e.rng) {
-		err = fmt.Errorf("frame of range %v where the index has one for %v: %w", h.Range, e.rng, block.ErrMalformed)
-	}
-	if err != nil {
-		return h, nil, d.corrupt(e.pos, err)
-	}
-	return h, raw[block.FrameHeaderSize:], nil
+	return d.fetch(f, buf, e)
 }
 
 // Extents implements block.Extenter: zero frames, what the disk grew by, and the volume's own holes are holes.
