@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/understudy-dr/understudy/internal/block"
 )
@@ -87,11 +88,16 @@ func (j *Journal) checkHeld(ctx context.Context, d *delta) error {
 	}
 	next, stop := one.indexEntries(f)
 	defer stop()
+	end := block.Offset(0)
 	return d.walk(ctx, f, j.codec, func(h block.FrameHeader, pos block.Offset, _ []byte) error {
-		want := indexEntry{rng: h.Range, pos: pos, payload: h.Payload}
-		if got, ok := next(); !ok || got != want {
+		got, err := next()
+		if err == nil && got != (indexEntry{rng: h.Range, pos: pos, payload: h.Payload}) || errors.Is(err, io.EOF) {
 			return d.corrupt(d.foot.indexAt, fmt.Errorf("index of frame %d at %d: %w", h.Number, int64(pos), block.ErrMalformed))
 		}
-		return nil
+		if err == nil && d.merged() && h.Range.Off < end {
+			return d.corrupt(pos, fmt.Errorf("frame %d of range %v lies over the one before: %w", h.Number, h.Range, block.ErrMalformed))
+		}
+		end = h.Range.End()
+		return err
 	})
 }

@@ -207,7 +207,9 @@ func (c *crasher) pin() error {
 		return nil
 	}
 	c.pinning[seq] = true
-	if err := c.j.Pin(seq); err != nil {
+	if err := c.j.Pin(seq); errors.Is(err, journal.ErrFolding) {
+		return nil
+	} else if err != nil {
 		return err
 	}
 	delete(c.pinning, seq)

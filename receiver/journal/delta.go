@@ -308,16 +308,27 @@ func checkFrame(h block.FrameHeader, disk block.Size, number uint64) error {
 	return nil
 }
 
-// indexEntries reads the index entry by entry; next is false at its end or when it can't be read. stop must be called.
-func (d *delta) indexEntries(f File) (next func() (indexEntry, bool), stop func()) {
-	return iter.Pull(func(yield func(indexEntry) bool) {
-		_ = d.readIndex(f, func(_ uint64, e indexEntry) error {
+// indexEntries reads the index entry by entry. next gives io.EOF at its end, else the error of readIndex. stop must be called.
+func (d *delta) indexEntries(f File) (next func() (indexEntry, error), stop func()) {
+	var failed error
+	pull, stop := iter.Pull(func(yield func(indexEntry) bool) {
+		failed = d.readIndex(f, func(_ uint64, e indexEntry) error {
 			if !yield(e) {
 				return errStop
 			}
 			return nil
 		})
 	})
+	return func() (indexEntry, error) {
+		e, ok := pull()
+		if !ok && failed == nil {
+			return e, io.EOF
+		}
+		if !ok {
+			return e, failed
+		}
+		return e, nil
+	}, stop
 }
 
 // fetch reads the frame of e, which the index led to, into buf and holds its header against the index. The payload's sum is

@@ -10,6 +10,8 @@ var (
 	ErrGeneration = errors.New("generation is fenced off")
 	// ErrBusy: a delta is being written.
 	ErrBusy = errors.New("another delta is being written")
+	// ErrFolding: the volume may be on its way past a point that is to be pinned.
+	ErrFolding = errors.New("folding past it has begun")
 	// ErrSeal: what was appended is not what the seal says. Nothing of the delta is kept.
 	ErrSeal = errors.New("seal does not match the delta")
 	// ErrNoPoint: there is no such delta here, or it has been folded.

@@ -102,9 +102,16 @@ func (j *Journal) foldBatch(ctx context.Context, batch []*delta, before block.Se
 	j.mu.Lock()
 	pos := j.pos
 	j.mu.Unlock()
+	if err := j.settle(); err != nil {
+		j.mu.Lock()
+		j.pos.Target = before
+		j.mu.Unlock()
+		return err
+	}
 	if err := writeRecord(j.fs, j.path(positionName), positionMagic, pos); err != nil {
 		j.mu.Lock()
 		j.pos.Target = before // nothing was touched: the points before it can be read as ever
+		j.doubt = max(j.doubt, pos.Target)
 		j.mu.Unlock()
 		return err
 	}
@@ -128,7 +135,7 @@ func (j *Journal) foldBatch(ctx context.Context, batch []*delta, before block.Se
 		return err
 	}
 	j.mu.Lock()
-	j.pos = pos
+	j.pos, j.doubt = pos, 0
 	j.deltas = j.deltas[len(batch):]
 	for _, d := range batch {
 		d.dropped = true

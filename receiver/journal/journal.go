@@ -71,7 +71,9 @@ type Journal struct {
 	mu     sync.Mutex // guards all below; no I/O under it
 	meta   Meta
 	pos    position
-	deltas []*delta // sealed and not folded, oldest first, without a gap from pos.Seq
+	doubt  block.Seq // a target that failed to be written, and may be on the disk all the same; 0: none
+	deltas []*delta  // sealed and not folded, oldest first, without a gap from pos.Seq
+	loose  bool      // the removal of a merged delta that failed to get its name may not be durable: see settle
 	pins   map[block.Seq]bool
 	going  span          // what a merge is about to put in the place of several: only its last can be pinned
 	views  map[*View]int // open ones

@@ -49,8 +49,8 @@ func (j *Journal) pickRun(after, upto block.Seq) ([]*delta, error) {
 	}
 	var run []*delta
 	for _, d := range j.deltas {
-		// A fold that was begun must find the deltas up to its target as they were.
-		if d.span.first > max(after, j.pos.Target) && d.span.last <= upto {
+		// A fold that was begun must find the deltas up to its target as they were, and the disk may hold one that was not.
+		if d.span.first > max(after, j.pos.Target, j.doubt) && d.span.last <= upto {
 			run = append(run, d)
 		}
 	}
@@ -92,6 +92,9 @@ func (j *Journal) mergeRun(ctx context.Context, run []*delta) error {
 
 // replace puts the synced file at from in the place of the run.
 func (j *Journal) replace(run []*delta, d *delta, from string) error {
+	if err := j.settle(); err != nil {
+		return errors.Join(err, j.fs.Remove(from))
+	}
 	j.mu.Lock()
 	err := errors.Join(j.usableLocked(), j.unpinned(d.span))
 	if err == nil {
@@ -106,6 +109,7 @@ func (j *Journal) replace(run []*delta, d *delta, from string) error {
 	defer j.mu.Unlock()
 	j.going = span{}
 	if err != nil {
+		j.loose = true
 		return err
 	}
 	left := make([]*delta, 0, len(j.deltas)-len(run)+1)
@@ -121,6 +125,24 @@ func (j *Journal) replace(run []*delta, d *delta, from string) error {
 	for _, old := range run {
 		old.dropped = true
 	}
+	return nil
+}
+
+// settle makes the removal of a merged delta durable that failed to get its name. Until then a crash may bring it back, which
+// does no harm as long as it reaches over no position that the volume gets to, and over no part of another merge.
+func (j *Journal) settle() error {
+	j.mu.Lock()
+	loose := j.loose
+	j.mu.Unlock()
+	if !loose {
+		return nil
+	}
+	if err := j.fs.SyncDir(j.dir); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	j.loose = false
+	j.mu.Unlock()
 	return nil
 }
 

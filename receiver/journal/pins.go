@@ -60,6 +60,9 @@ func (j *Journal) reservePin(seq block.Seq) (pinList, error) {
 	if !slices.ContainsFunc(j.points(), func(p Point) bool { return p.Seq == seq }) {
 		return pinList{}, fmt.Errorf("%s: %w", j.near(seq), ErrNoPoint)
 	}
+	if seq < j.doubt { // a crash now may bring the position back that failed to be written, and with it the point is gone
+		return pinList{}, fmt.Errorf("%w, and failed: try again when the target's disk works", ErrFolding)
+	}
 	if len(j.pins) >= maxPins && !j.pins[seq] {
 		return pinList{}, fmt.Errorf("a disk has at most %d, unpin another: %w", maxPins, ErrPins)
 	}
