@@ -293,8 +293,7 @@ func (c *crasher) abort() error {
 	return w.Abort()
 }
 
-// crash takes the power away, or kills the process alone, brings it back and holds what is there against what was promised. survived tells that a delta
-// without an ack is there, redone that a fold was under way.
+// crash takes the power away, or kills the process alone, and brings it back.
 func (c *crasher) crash() (survived, redone int) {
 	c.t.Helper()
 	if c.rng.IntN(3) > 0 { // else only the process was killed
@@ -302,6 +301,13 @@ func (c *crasher) crash() (survived, redone int) {
 		c.vol.Crash(c.rng)
 	}
 	c.left = -1
+	return c.recovered()
+}
+
+// recovered opens what a crash left and holds it against what was promised. survived tells that a delta without an ack is
+// there, redone that a fold was under way.
+func (c *crasher) recovered() (survived, redone int) {
+	c.t.Helper()
 	j, err := journal.Open(testDir, c.options())
 	if err != nil {
 		c.t.Fatalf("open after a crash: %v", err)
