@@ -38,6 +38,10 @@ func (r *Receiver) command(ctx context.Context, stream *link.Stream, c *wire.Com
 // obey is the table of the commands.
 func (r *Receiver) obey(ctx context.Context, rep *replica, c *wire.Command, progress func(done, total block.Size) error) (any, error) {
 	switch c.Kind {
+	case wire.CommandPin, wire.CommandUnpin:
+		return r.pin(rep, c.Point, c.Kind == wire.CommandPin)
+	case wire.CommandAudit:
+		return r.audit(ctx, rep, progress)
 	default:
 		return nil, wire.Errorf(wire.CodeProtocol, "unknown command %v", c.Kind)
 	}

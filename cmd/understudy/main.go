@@ -45,6 +45,7 @@ func command() *cobra.Command {
 	root.SetFlagErrorFunc(daemon.FlagError)
 	root.PersistentFlags().BoolVar(&o.json, "json", false, "print JSON")
 	root.AddCommand(pkiCommand(&o), statusCommand(&o), pointsCommand(&o), restoreCommand(&o), verifyCommand(&o), dumpCommand(&o))
+	root.AddCommand(pinCommand(&o), unpinCommand(&o), auditCommand(&o))
 	return root
 }
 

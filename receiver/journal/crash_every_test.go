@@ -67,7 +67,7 @@ func (e *everywhere) at(changes bool) {
 	e.t.Helper()
 	if e.changed && !e.t.Failed() {
 		for n := range *everySubsets {
-			e.twin(uint64(e.operations*100+n)).lose(e)
+			e.twin(uint64(e.operations*100 + n)).lose(e)
 		}
 	}
 	if e.changed = changes; changes {
