@@ -237,22 +237,18 @@ func (p *plan) sacrifice(tiers []Tier, shorten bool, enough func() bool) (gave b
 	return gave
 }
 
-// thinNext thins the points from i on that are in one interval of the tier after theirs, and tells where the next begin.
+// thinNext thins the points from i on that are in one interval of the tier after theirs, of their own where that is the last,
+// and tells where the next begin.
 func (p *plan) thinNext(tiers []Tier, i int) (next int, gone bool) {
-	every := time.Duration(0)
 	newest := p.points[len(p.points)-1].at
-	for k := range tiers {
-		if !p.points[i].at.Before(newest.Add(-tiers[k].Span)) || k == len(tiers)-1 {
-			if k+1 < len(tiers) {
-				every = tiers[k+1].Every
-			}
-			break
-		}
+	k := 0
+	for k < len(tiers)-1 && p.points[i].at.Before(newest.Add(-tiers[k].Span)) {
+		k++
 	}
-	if every == 0 {
+	if k = min(k+1, len(tiers)-1); k < 0 || tiers[k].Every == 0 {
 		return i + 1, false
 	}
-	end := p.points[i].at.UTC().Truncate(every).Add(every)
+	end := p.points[i].at.UTC().Truncate(tiers[k].Every).Add(tiers[k].Every)
 	next = i
 	for next < len(p.points) && p.points[next].at.Before(end) {
 		next++
