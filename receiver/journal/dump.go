@@ -41,6 +41,9 @@ func Dump(w io.Writer, path string, c block.Codec, jsonOut bool) error {
 	case strings.HasPrefix(head, positionMagic):
 		var pos position
 		err = dumpRecord(p, path, positionMagic, "position", &pos)
+	case strings.HasPrefix(head, pinsMagic):
+		var pins pinList
+		err = dumpRecord(p, path, pinsMagic, "pins", &pins)
 	default:
 		err = fmt.Errorf("%s is no file of a journal: it begins with %q", path, head)
 	}
