@@ -77,7 +77,7 @@ func (j *Journal) checkHeld(ctx context.Context, d *delta) error {
 	if err != nil {
 		return err
 	}
-	f, err := j.files.acquire(d.path)
+	f, err := j.files.acquire(d)
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,8 @@ type delta struct {
 	digest block.Digest // of the file: the seal's own, or that of the merge section
 	foot   footer
 
+	open *openFile // under fileCache.mu; nil: it is not open
+
 	refs    int  // views and readers of the file; under Journal.mu
 	dropped bool // folded or merged: the file goes with the last ref; under Journal.mu
 }

@@ -167,7 +167,7 @@ func (j *Journal) resize(from, to block.Size) error {
 
 // apply writes one delta to the volume.
 func (j *Journal) apply(ctx context.Context, d *delta) error {
-	f, err := j.files.acquire(d.path)
+	f, err := j.files.acquire(d)
 	if err != nil {
 		return err
 	}
@@ -209,7 +209,7 @@ func (j *Journal) unref(list []*delta) error {
 	j.mu.Unlock()
 	var err error
 	for _, d := range gone {
-		j.files.forget(d.path)
+		j.files.forget(d)
 		if e := j.fs.Remove(d.path); e != nil && !errors.Is(e, fs.ErrNotExist) {
 			err = errors.Join(err, e) // the next Open removes it
 		}

@@ -204,7 +204,7 @@ func (m *merging) sort(ctx context.Context) (next func() (extent, bool, error), 
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		f, err := m.j.files.acquire(d.path)
+		f, err := m.j.files.acquire(d)
 		if err != nil {
 			return nil, err
 		}
@@ -229,7 +229,7 @@ func (m *merging) copy(e *extent) error {
 		return m.putPart(f, e.rng)
 	}
 	d := m.run[e.src]
-	f, err := m.j.files.acquire(d.path)
+	f, err := m.j.files.acquire(d)
 	if err != nil {
 		return err
 	}
