@@ -42,7 +42,10 @@ func (r *Receiver) obey(ctx context.Context, rep *replica, c *wire.Command, prog
 		return r.promote(rep)
 	case wire.CommandAccept:
 		return r.accept(rep)
-	default:
-		return nil, wire.Errorf(wire.CodeProtocol, "unknown command %v", c.Kind)
+	case wire.CommandPin, wire.CommandUnpin:
+		return r.pin(rep, c.Point, c.Kind == wire.CommandPin)
+	case wire.CommandAudit:
+		return r.audit(ctx, rep, progress)
 	}
+	return nil, wire.Errorf(wire.CodeProtocol, "unknown command %v", c.Kind)
 }

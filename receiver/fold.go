@@ -35,23 +35,23 @@ func (r *Receiver) check(ctx context.Context, rep *replica) {
 	r.log.Error("the journal is damaged", "disk", rep.name(), "err", err)
 }
 
-// fold lets old points go and applies their deltas to the volume. An error is retried with the next delta, and logged when it
+// fold lets old points go: their deltas are applied to the volume or merged into the next point's. An error is retried with the next delta, and logged when it
 // changes: points are safe in the journal until it goes away.
 func (r *Receiver) fold(ctx context.Context, rep *replica) {
 	said := ""
 	for {
 		err := rep.journal.Retain(ctx, journal.Policy{
-			Keep: r.cfg.Keep, MaxPoints: r.cfg.MaxPoints, MaxBytes: r.cfg.MaxBytes, Now: time.Now(),
+			Tiers: r.cfg.Keep, Latest: r.cfg.Horizon == HorizonLatest, MaxPoints: r.cfg.MaxPoints, MaxBytes: r.cfg.MaxBytes, Now: time.Now(),
 		})
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil && err.Error() != said:
 			said = err.Error()
-			r.log.Error("can't fold; points are kept in the journal until it works", "disk", rep.name(), "err", err)
+			r.log.Error("can't thin the journal out; points are kept until it works", "disk", rep.name(), "err", err)
 		case err == nil && said != "":
 			said = ""
-			r.log.Info("folding again", "disk", rep.name())
+			r.log.Info("thinning the journal out again", "disk", rep.name())
 		}
 		select {
 		case <-ctx.Done():

@@ -24,7 +24,7 @@ type PromoteReport struct {
 	Disk       block.DiskID     `json:"disk"`
 	Name       string           `json:"name"` // HOST:DEVICE
 	Generation block.Generation `json:"generation"`
-	Newest     *PointReport     `json:"newest,omitempty"` // the newest recovery point: nothing newer comes from the old source
+	Newest     *PointReport     `json:"newest,omitempty"` // the newest that is consistent: nothing newer comes from the old source
 }
 
 // promote raises the generation of a disk for good and turns its source away.
@@ -37,8 +37,10 @@ func (r *Receiver) promote(rep *replica) (any, error) {
 	meta := rep.journal.Meta()
 	report := PromoteReport{Disk: meta.Disk, Name: rep.name(), Generation: meta.Generation}
 	if points := rep.journal.Points(); len(points) > 0 {
-		newest := pointReport(points[len(points)-1].Seal)
-		report.Newest = &newest
+		if p, err := newestConsistent(points); err == nil {
+			newest := pointReport(p)
+			report.Newest = &newest
+		}
 	}
 	r.log.Warn("promoted: the source is refused from now on", "disk", rep.name(), "generation", uint32(meta.Generation))
 	return report, nil

@@ -7,6 +7,7 @@ import (
 	"github.com/understudy-dr/understudy/internal/block"
 	"github.com/understudy-dr/understudy/internal/link"
 	"github.com/understudy-dr/understudy/internal/wire"
+	"github.com/understudy-dr/understudy/receiver/journal"
 )
 
 // DiskReport is what an operator sees of one disk's copy.
@@ -37,12 +38,16 @@ type PointReport struct {
 	Payload block.Size        `json:"payload_bytes"`
 	Covered block.Size        `json:"covered_bytes"`
 	Labels  map[string]string `json:"labels,omitempty"`
+	Pinned  bool              `json:"pinned,omitempty"`
+	First   block.Seq         `json:"first"`        // the oldest delta that was merged into the point's own
+	Stored  block.Size        `json:"stored_bytes"` // in the journal; 0 where the volume itself stands at the point
 }
 
-func pointReport(s block.Seal) PointReport {
+func pointReport(p journal.Point) PointReport {
 	return PointReport{
-		Seq: s.Seq, Time: s.Time, Class: s.Class, Proven: s.Proven(),
-		Frames: s.Frames, Payload: s.Payload, Covered: s.Covered, Labels: s.Labels,
+		Seq: p.Seq, Time: p.Time, Class: p.Class, Proven: p.Proven(),
+		Frames: p.Frames, Payload: p.Payload, Covered: p.Covered, Labels: p.Labels,
+		Pinned: p.Pinned, First: p.First, Stored: p.Bytes,
 	}
 }
 
@@ -63,7 +68,7 @@ func (r *Receiver) query(stream *link.Stream, q *wire.Query) error {
 		}
 		list := []PointReport{}
 		for _, p := range rep.journal.Points() {
-			list = append(list, pointReport(p.Seal))
+			list = append(list, pointReport(p))
 		}
 		doc = list
 	default:
@@ -90,7 +95,7 @@ func (r *replica) report() DiskReport {
 		d.Damage = err.Error()
 	}
 	if len(points) > 0 {
-		oldest, newest := pointReport(points[0].Seal), pointReport(points[len(points)-1].Seal)
+		oldest, newest := pointReport(points[0]), pointReport(points[len(points)-1])
 		d.Oldest, d.Newest = &oldest, &newest
 		d.Lag = time.Since(newest.Time).Seconds()
 	}

@@ -103,7 +103,7 @@ func (s *store) checkVersion() error {
 	raw, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		raw, _ = json.Marshal(dirMarker{Version: dirVersion})
-		return os.WriteFile(path, append(raw, '\n'), 0o600)
+		return errors.Join(writeDurably(path, append(raw, '\n')), syncFolder(filepath.Dir(filepath.Clean(s.dir))))
 	}
 	if err != nil {
 		return err

@@ -31,8 +31,8 @@ func main() {
 	var dir string
 	flag.StringVar(&f.bin, "bin", rig.DefaultBin(), "folder of the built commands")
 	flag.StringVar(&dir, "dir", "", "where the disks' files go (default: memory if there is enough, else the folder for temporary files)")
-	flag.StringVar(&f.only, "only", "", "measure only this: tracking or sync")
-	flag.IntVar(&f.rounds, "pairs", 21, "tracking: rounds of untracked and tracked writes")
+	flag.StringVar(&f.only, "only", "", "measure only this: tracking, sync or views")
+	flag.IntVar(&f.rounds, "pairs", 21, "tracking, views: rounds of what is compared")
 	flag.DurationVar(&f.fioTime, "fio-time", time.Second, "tracking: how long fio writes in each")
 	flag.Int64Var(&f.data, "data", 4<<30, "sync: bytes of files on the disk")
 	flag.IntVar(&f.syncs, "syncs", 3, "sync: rounds of bare TLS and a first sync over each carrier")
@@ -64,25 +64,32 @@ type report struct {
 	Command  string          `json:"command"`
 	Tracking []trackingRow   `json:"tracking,omitempty"`
 	Sync     *firstSyncTable `json:"first_sync,omitempty"`
+	Views    *viewTable      `json:"views,omitempty"`
 }
 
 func (f *figures) run(ctx context.Context) error {
-	if f.only != "" && !slices.Contains([]string{"tracking", "sync"}, f.only) {
-		return fmt.Errorf("--only %s: there are tracking and sync", f.only)
+	if f.only != "" && !slices.Contains([]string{"tracking", "sync", "views"}, f.only) {
+		return fmt.Errorf("--only %s: there are tracking, sync and views", f.only)
 	}
 	if f.rounds < 1 || f.syncs < 1 || f.data < 64<<20 || f.fioTime < time.Second {
 		return errors.New("at least one round, one second and 64 MiB are needed")
 	}
 	r := report{Time: time.Now().UTC(), Machine: thisMachine(), Command: "figures " + strings.Join(os.Args[1:], " ")}
 	var err error
-	if f.only != "sync" {
+	wanted := func(what string) bool { return f.only == "" || f.only == what }
+	if wanted("tracking") {
 		if r.Tracking, err = f.tracking(ctx); err != nil {
 			return fmt.Errorf("tracking: %w", err)
 		}
 	}
-	if f.only != "tracking" {
+	if wanted("sync") {
 		if r.Sync, err = f.firstSync(ctx); err != nil {
 			return fmt.Errorf("first sync: %w", err)
+		}
+	}
+	if wanted("views") {
+		if r.Views, err = f.views(ctx); err != nil {
+			return fmt.Errorf("views: %w", err)
 		}
 	}
 	text, err := json.MarshalIndent(r, "", "  ")

@@ -66,6 +66,9 @@ func (r *report) print(w io.Writer) {
 	if r.Sync != nil {
 		r.Sync.print(w)
 	}
+	if r.Views != nil {
+		r.Views.print(w)
+	}
 	fmt.Fprintln(w)
 }
 

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -17,6 +16,7 @@ import (
 	"github.com/understudy-dr/understudy/internal/link"
 	"github.com/understudy-dr/understudy/internal/wire"
 	"github.com/understudy-dr/understudy/receiver"
+	"github.com/understudy-dr/understudy/receiver/journal"
 )
 
 func main() {
@@ -81,8 +81,11 @@ func runCommand() *cobra.Command {
 	f.StringVar(&c.Dir, "dir", "/var/lib/understudy/receiver", "where journals and volumes live")
 	f.StringVar(&c.Listen, "listen", ":443", "HOST:PORT to listen on, TCP and UDP")
 	f.StringVar(&c.PKI, "pki", "/etc/understudy/pki", "folder with ca.crt, host.crt and host.key")
-	f.DurationVar(&c.Keep, "keep", time.Hour, "how long recovery points are kept")
+	c.Keep, c.Horizon = journal.DefaultTiers(), receiver.HorizonWindow
+	f.Var(&c.Keep, "keep", "which recovery points are kept, by age: SPAN for all, SPAN/EVERY for one of each interval")
+	f.Var(&c.Horizon, "horizon", "where the volume stands: at the oldest point kept (window), or at the newest (latest)")
 	f.IntVar(&c.MaxPoints, "max-points", 10000, "how many recovery points of a disk are kept at most")
+	f.Int64Var((*int64)(&c.MaxBytes), "max-bytes", 0, "how many bytes of journal a disk has at most, the newest point apart; 0: no limit")
 	f.StringVar(&c.Log.Level, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&c.Log.Format, "log-format", "text", "text or json")
 	return cmd

@@ -140,15 +140,27 @@ func pointsCommand(o *options) *cobra.Command {
 			return o.print(cmd, points, func() {
 				t := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
 				defer t.Flush()
-				fmt.Fprintln(t, "POINT\tTIME\tCLASS\tPROVEN\tCHANGED\tSENT")
+				fmt.Fprintln(t, "POINT\tTIME\tCLASS\tPROVEN\tCHANGED\tSENT\tSTORED\tPINNED")
 				for _, p := range points {
-					fmt.Fprintf(t, "%v\t%s\t%v\t%v\t%v\t%v\n", p.Seq, p.Time.Format(time.RFC3339Nano), p.Class, yesNo(p.Proven), p.Covered, p.Payload)
+					fmt.Fprintf(t, "%v\t%s\t%v\t%v\t%v\t%v\t%s\t%v\n",
+						p.Seq, p.Time.Format(time.RFC3339Nano), p.Class, yesNo(p.Proven), p.Covered, p.Payload, where(p), yesNo(p.Pinned))
 				}
 			})
 		},
 	}
 	remoteFlags(cmd, o)
 	return cmd
+}
+
+// where a point is: what its delta takes in the journal, and how many were merged into it, or that the volume stands at it.
+func where(p receiver.PointReport) string {
+	switch {
+	case p.Stored == 0:
+		return "volume"
+	case p.First < p.Seq:
+		return fmt.Sprintf("%v from %v on", p.Stored, p.First)
+	}
+	return p.Stored.String()
 }
 
 func yesNo(b bool) string {

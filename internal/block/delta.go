@@ -88,6 +88,12 @@ type Codec interface {
 	// Open checks the payload of a data frame against the frame's sum and gives the disk's content, h.Range.Len bytes:
 	// in dst, if that is large enough and a copy is needed, else in other memory, which may be payload itself.
 	Open(dst []byte, h FrameHeader, payload []byte) ([]byte, error)
+	// Check holds a payload against the frame's sum without decoding it.
+	Check(h FrameHeader, payload []byte) error
+	// Pack makes a data frame of the content of a range that starts at off, of up to MaxFrameData bytes, in the coding that
+	// is asked for or, where that saves too little, in none. The payload is in dst, in other memory, or plain itself. The
+	// header's number is the caller's to set.
+	Pack(dst []byte, coding Coding, off Offset, plain []byte) (FrameHeader, []byte)
 	// NewDigest is a fresh BLAKE3-256.
 	NewDigest() hash.Hash
 }
@@ -105,6 +111,13 @@ func NewChain(c Codec, header DeltaHeader) *Chain {
 
 // Write adds encoded frames. It never fails.
 func (c *Chain) Write(frames []byte) (int, error) { return c.h.Write(frames) }
+
+// Sum is the digest of what went by so far.
+func (c *Chain) Sum() Digest {
+	var d Digest
+	c.h.Sum(d[:0])
+	return d
+}
 
 // Seal is the digest of the delta that ends with s; s.Digest itself is not part of it.
 func (c *Chain) Seal(s Seal) Digest {

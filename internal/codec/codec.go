@@ -57,9 +57,14 @@ func NewEncoder(level Level) (*Encoder, error) {
 		return e, nil
 	}
 	var err error
-	e.zstd, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest),
-		zstd.WithWindowSize(int(block.MaxFrameData)), zstd.WithLowerEncoderMem(true))
+	e.zstd, err = newZstd()
 	return e, err
+}
+
+// newZstd makes a compressor that takes its memory when it is first used.
+func newZstd() (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest),
+		zstd.WithWindowSize(int(block.MaxFrameData)), zstd.WithLowerEncoderMem(true))
 }
 
 // Frame is one encoded frame: its header, and the payload that follows it on the wire. The payload is the Encoder's memory
@@ -72,26 +77,42 @@ type Frame struct {
 // Data encodes the new content of a range of up to block.MaxFrameData bytes that starts at off. The header's Number is left
 // to the sender, which alone knows the order.
 func (e *Encoder) Data(off block.Offset, data []byte) Frame {
-	h := block.FrameHeader{Kind: block.FrameData, Range: block.Range{Off: off, Len: block.Size(len(data))}}
-	payload := data
+	coding := block.CodingNone
 	switch e.level {
 	case LevelS2:
-		if need := s2.MaxEncodedLen(len(data)); cap(e.scratch) < need {
-			e.scratch = make([]byte, need)
-		}
-		payload = s2.Encode(e.scratch[:cap(e.scratch)], data)
-		h.Coding = block.CodingS2
+		coding = block.CodingS2
 	case LevelZstd:
-		e.scratch = e.zstd.EncodeAll(data, e.scratch[:0])
-		payload = e.scratch
-		h.Coding = block.CodingZstd
+		coding = block.CodingZstd
+	}
+	e.scratch = roomFor(e.scratch, coding, len(data))
+	h, payload := pack(e.zstd, e.scratch, coding, off, data)
+	return Frame{Header: h, Payload: payload}
+}
+
+// roomFor makes dst long enough for what pack makes of n bytes.
+func roomFor(dst []byte, coding block.Coding, n int) []byte {
+	if need := s2.MaxEncodedLen(n); coding != block.CodingNone && cap(dst) < need { // zstd's worst is less
+		return make([]byte, need)
+	}
+	return dst
+}
+
+// pack encodes data into dst, for which see roomFor.
+func pack(z *zstd.Encoder, dst []byte, coding block.Coding, off block.Offset, data []byte) (block.FrameHeader, []byte) {
+	h := block.FrameHeader{Kind: block.FrameData, Coding: coding, Range: block.Range{Off: off, Len: block.Size(len(data))}}
+	payload := data
+	switch coding {
+	case block.CodingS2:
+		payload = s2.Encode(dst[:cap(dst)], data)
+	case block.CodingZstd:
+		payload = z.EncodeAll(data, dst[:0])
 	}
 	if len(payload) >= len(data)-len(data)/16 { // less than a sixteenth saved is not worth the target's decoding
 		payload, h.Coding = data, block.CodingNone
 	}
 	h.Payload = uint32(len(payload))
 	h.Sum = xxhash.Sum64(payload)
-	return Frame{Header: h, Payload: payload}
+	return h, payload
 }
 
 // Zero encodes a range that reads as zeroes.
@@ -113,7 +134,10 @@ func IsZero(b []byte) bool {
 }
 
 // Codec implements block.Codec.
-type Codec struct{ zstd *zstd.Decoder }
+type Codec struct {
+	zstd *zstd.Decoder
+	pack *zstd.Encoder
+}
 
 // New makes the one Codec a process needs.
 func New() (*Codec, error) {
@@ -122,13 +146,22 @@ func New() (*Codec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make zstd decoder: %w", err)
 	}
-	return &Codec{zstd: dec}, nil
+	enc, err := newZstd()
+	if err != nil {
+		return nil, fmt.Errorf("make zstd encoder: %w", err)
+	}
+	return &Codec{zstd: dec, pack: enc}, nil
 }
 
 // NewDigest implements block.Codec with BLAKE3-256.
 func (c *Codec) NewDigest() hash.Hash { return blake3.New() }
 
-// Check holds a payload against the header's sum without decoding it.
+// Pack implements block.Codec.
+func (c *Codec) Pack(dst []byte, coding block.Coding, off block.Offset, plain []byte) (block.FrameHeader, []byte) {
+	return pack(c.pack, roomFor(dst, coding, len(plain)), coding, off, plain)
+}
+
+// Check implements block.Codec.
 func (c *Codec) Check(h block.FrameHeader, payload []byte) error {
 	if len(payload) != int(h.Payload) {
 		return fmt.Errorf("frame of range %v: %d of %d bytes of payload: %w", h.Range, len(payload), h.Payload, block.ErrMalformed)

@@ -1,95 +1,105 @@
 package journal
 
 import (
+	"container/list"
 	"errors"
 	"fmt"
 	"os"
 	"sync"
+	"syscall"
 
 	"github.com/understudy-dr/understudy/internal/block"
 )
 
-// maxOpenFiles bounds the open delta files that no read is using: a view may lie over thousands of deltas.
-const maxOpenFiles = 64
+// maxOpenFiles bounds the open delta files that no read is using: a view may lie over thousands of deltas, and opening a file
+// costs several times what a read of 4 KiB does. It is less where the process may not have many files: see openFilesFor.
+const maxOpenFiles = 4096
+
+// openFilesFor is the share of one disk in the files that the process may have open.
+func openFilesFor(limit uint64) int { return int(min(maxOpenFiles, max(limit/16, 32))) }
 
 // fileCache keeps deltas' files open between reads. It is safe for concurrent use.
 type fileCache struct {
-	fs FS
+	fs  FS
+	max int
 
 	mu     sync.Mutex
-	open   map[string]*openFile // by path
-	tick   uint64
+	used   *list.List // of *openFile, the one that was used last in front
 	closed bool
 }
 
+// openFile is in a fileCache as long as it has a place there.
 type openFile struct {
 	File
-	refs   int
-	used   uint64 // tick of the last use
-	doomed bool   // out of the map: close it with the last ref
+	d     *delta
+	place *list.Element // nil: it is out; close it with the last ref
+	refs  int
 }
 
-func newFileCache(fsys FS) *fileCache { return &fileCache{fs: fsys, open: map[string]*openFile{}} }
+func newFileCache(fsys FS) *fileCache {
+	return &fileCache{fs: fsys, max: openFilesFor(openFilesLimit()), used: list.New()}
+}
 
-// acquire opens the file, or takes the open one. The caller must release it.
-func (c *fileCache) acquire(path string) (*openFile, error) {
+// acquire opens the delta's file, or takes the open one. The caller must release it.
+func (c *fileCache) acquire(d *delta) (*openFile, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return nil, fmt.Errorf("read %s: the journal is closed: %w", path, os.ErrClosed)
+		return nil, fmt.Errorf("read %s: the journal is closed: %w", d.path, os.ErrClosed)
 	}
-	o := c.open[path]
-	if o == nil {
-		f, err := c.fs.OpenFile(path, os.O_RDONLY)
-		if err != nil {
-			return nil, err
-		}
-		o = &openFile{File: f}
-		c.open[path] = o
-		c.evict(o)
+	o := d.open
+	if o != nil {
+		c.used.MoveToFront(o.place)
+		o.refs++
+		return o, nil
 	}
-	c.tick++
-	o.refs, o.used = o.refs+1, c.tick
+	f, err := c.fs.OpenFile(d.path, os.O_RDONLY)
+	for err != nil && (errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)) && c.evict() {
+		f, err = c.fs.OpenFile(d.path, os.O_RDONLY)
+	}
+	if err != nil {
+		return nil, err
+	}
+	o = &openFile{File: f, d: d, refs: 1}
+	o.place, d.open = c.used.PushFront(o), o
+	if c.used.Len() > c.max {
+		c.evict()
+	}
 	return o, nil
 }
 
-// evict closes the idle file that was used longest ago, if there are too many; keep stays.
-func (c *fileCache) evict(keep *openFile) {
-	if len(c.open) <= maxOpenFiles {
-		return
-	}
-	var oldest string
-	for path, o := range c.open {
-		if o != keep && o.refs == 0 && (oldest == "" || o.used < c.open[oldest].used) {
-			oldest = path
+// evict closes the idle file that was used longest ago, and tells whether there was one.
+func (c *fileCache) evict() bool {
+	for e := c.used.Back(); e != nil; e = e.Prev() {
+		if o := e.Value.(*openFile); o.refs == 0 {
+			_ = c.drop(o) // it was only read: there is nothing to lose
+			return true
 		}
 	}
-	if oldest != "" {
-		c.open[oldest].Close() // it was only read: there is nothing to lose
-		delete(c.open, oldest)
-	}
+	return false
 }
 
 func (c *fileCache) release(o *openFile) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if o.refs--; o.refs == 0 && o.doomed {
+	if o.refs--; o.refs == 0 && o.place == nil {
 		o.Close()
 	}
 }
 
-// forget closes the file, now or when its readers are done.
-func (c *fileCache) forget(path string) {
+// forget closes the delta's file, now or when its readers are done.
+func (c *fileCache) forget(d *delta) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if o := c.open[path]; o != nil {
-		c.drop(path, o)
+	if d.open != nil {
+		_ = c.drop(d.open)
 	}
 }
 
-func (c *fileCache) drop(path string, o *openFile) (err error) {
-	delete(c.open, path)
-	o.doomed = true
+// drop takes the file out, and closes it if nobody reads it.
+func (c *fileCache) drop(o *openFile) (err error) {
+	c.used.Remove(o.place)
+	o.place, o.d.open = nil, nil
 	if o.refs == 0 {
 		err = o.Close()
 	}
@@ -101,8 +111,8 @@ func (c *fileCache) close() error {
 	defer c.mu.Unlock()
 	c.closed = true
 	var err error
-	for path, o := range c.open {
-		err = errors.Join(err, c.drop(path, o))
+	for c.used.Len() > 0 {
+		err = errors.Join(err, c.drop(c.used.Back().Value.(*openFile)))
 	}
 	return err
 }
@@ -125,10 +135,11 @@ type decoded struct {
 }
 
 type decodedFrame struct {
-	key   frameKey
-	rng   block.Range
-	plain []byte // nil: the place is empty
-	used  uint64
+	key    frameKey
+	rng    block.Range
+	plain  []byte // nil: the place is empty
+	coding block.Coding
+	used   uint64
 }
 
 func (c *decoded) get(k frameKey) (decodedFrame, bool) {

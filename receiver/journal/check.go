@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/understudy-dr/understudy/internal/block"
 )
@@ -41,14 +42,11 @@ func (j *Journal) Check(ctx context.Context, progress func(done, total block.Siz
 	return nil
 }
 
-// checkRecords reads the meta and position files as Open would.
+// checkRecords reads the records as Open would. They may be replaced meanwhile: each is read whole, the old one or the new.
 func (j *Journal) checkRecords() error {
-	j.metaMu.Lock()
-	defer j.metaMu.Unlock()
-	j.foldMu.Lock()
-	defer j.foldMu.Unlock()
 	var m Meta
 	var p position
+	var pins pinList
 	if err := readRecord(j.fs, j.path(metaName), metaMagic, &m); err != nil {
 		return err
 	}
@@ -58,7 +56,10 @@ func (j *Journal) checkRecords() error {
 	if err := readRecord(j.fs, j.path(positionName), positionMagic, &p); err != nil {
 		return err
 	}
-	return p.check(j.path(positionName))
+	if err := p.check(j.path(positionName)); err != nil {
+		return err
+	}
+	return readRecord(j.fs, j.path(pinsName), pinsMagic, &pins)
 }
 
 func (j *Journal) checkDelta(ctx context.Context, d *delta) error {
@@ -72,11 +73,11 @@ func (j *Journal) checkDelta(ctx context.Context, d *delta) error {
 // checkHeld walks the frames beside the index, which must name each of them.
 func (j *Journal) checkHeld(ctx context.Context, d *delta) error {
 	// Opened anew, not from the cache: what is checked is what the name leads to.
-	one, err := openDelta(j.fs, d.path, d.header.Seq)
+	one, err := openDelta(j.fs, d.path, d.span)
 	if err != nil {
 		return err
 	}
-	f, err := j.files.acquire(d.path)
+	f, err := j.files.acquire(d)
 	if err != nil {
 		return err
 	}
@@ -87,11 +88,16 @@ func (j *Journal) checkHeld(ctx context.Context, d *delta) error {
 	}
 	next, stop := one.indexEntries(f)
 	defer stop()
+	end := block.Offset(0)
 	return d.walk(ctx, f, j.codec, func(h block.FrameHeader, pos block.Offset, _ []byte) error {
-		want := indexEntry{rng: h.Range, pos: pos, payload: h.Payload}
-		if got, ok := next(); !ok || got != want {
+		got, err := next()
+		if err == nil && got != (indexEntry{rng: h.Range, pos: pos, payload: h.Payload}) || errors.Is(err, io.EOF) {
 			return d.corrupt(d.foot.indexAt, fmt.Errorf("index of frame %d at %d: %w", h.Number, int64(pos), block.ErrMalformed))
 		}
-		return nil
+		if err == nil && d.merged() && h.Range.Off < end {
+			return d.corrupt(pos, fmt.Errorf("frame %d of range %v lies over the one before: %w", h.Number, h.Range, block.ErrMalformed))
+		}
+		end = h.Range.End()
+		return err
 	})
 }

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"testing"
+	"time"
 
 	"github.com/understudy-dr/understudy/internal/block"
 	"github.com/understudy-dr/understudy/receiver/journal"
@@ -30,10 +32,19 @@ type crasher struct {
 	*world
 	left   int       // operations of disk and volume until the power goes; below 0 it stays
 	faults bool      // operations fail now and then
-	given  block.Seq // points before it may have been folded
 	acked  block.Seq // the newest delta that was acknowledged
 	// Deltas that follow acked and got no ack, with the disk as of each: any one of them may be there after a crash.
 	unacked map[block.Digest][]byte
+	gone    map[block.Seq]bool // folding, merging or retention was asked to let it go
+	pinned  map[block.Seq]bool // for sure
+	pinning map[block.Seq]bool // maybe: no answer came
+}
+
+func newCrasher(t testing.TB, seed uint64) *crasher {
+	return &crasher{
+		world: newWorld(t, seed), left: -1, unacked: map[block.Digest][]byte{},
+		gone: map[block.Seq]bool{}, pinned: map[block.Seq]bool{}, pinning: map[block.Seq]bool{},
+	}
 }
 
 // power is asked before each operation.
@@ -54,11 +65,12 @@ func TestCrash(t *testing.T) {
 	var crashes, survivors, redone int
 	for seed := *crashFirst; seed < *crashFirst+*crashSeeds; seed++ {
 		ok := t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
-			c := &crasher{world: newWorld(t, seed), left: -1, faults: seed%2 == 1, unacked: map[block.Digest][]byte{}}
+			c := newCrasher(t, seed)
+			c.faults = seed%2 == 1
 			c.fs.Fail = func(journaltest.Op, string) error { return c.power() }
 			c.dev.Fail = func(volumetest.Op, block.Range) error { return c.power() }
 			for range 4 {
-				c.left = c.rng.IntN(150)
+				c.left = c.rng.IntN(300)
 				for c.left > 0 {
 					c.step()
 				}
@@ -80,24 +92,11 @@ func TestCrash(t *testing.T) {
 // step does one thing, which the loss of power may stop.
 func (c *crasher) step() {
 	var err error
-	switch ctx := context.Background(); c.rng.IntN(10) {
-	case 0, 1:
-		upto := c.j.Tip().Seq
-		upto -= block.Seq(c.rng.IntN(4))
-		if upto > c.j.Tip().Seq {
-			upto = 0
-		}
-		c.given = max(c.given, upto)
-		err = c.j.Fold(ctx, upto)
-	case 2:
-		if points := c.j.Points(); len(points) > 3 {
-			c.given = max(c.given, points[len(points)-3].Seq)
-		} else if len(points) > 0 {
-			c.given = max(c.given, points[0].Seq)
-		} else {
-			c.given = max(c.given, c.j.Tip().Seq)
-		}
-		err = c.j.Retain(ctx, journal.Policy{MaxPoints: 3})
+	switch c.rng.IntN(16) {
+	case 0:
+		err = c.fold()
+	case 1, 2:
+		err = c.retain()
 	case 3:
 		err = c.abort()
 	case 4:
@@ -108,12 +107,134 @@ func (c *crasher) step() {
 		if err = c.j.Close(); err == nil {
 			c.open()
 		}
+	case 6, 7:
+		err = c.merge()
+	case 8:
+		err = c.pin()
+	case 9:
+		err = c.unpin()
 	default:
 		err = c.commit()
 	}
 	if err != nil && !errors.Is(err, errPower) && !errors.Is(err, errFault) {
 		c.t.Fatalf("with power: %v", err)
 	}
+}
+
+// letGo notes that what lies from one delta up to before another may go, but for what is pinned.
+func (c *crasher) letGo(from, before block.Seq) {
+	for seq := from; seq < before; seq++ {
+		if !c.pinned[seq] {
+			c.gone[seq] = true
+		}
+	}
+}
+
+func (c *crasher) fold() error {
+	tip := c.j.Tip().Seq
+	upto := tip - min(tip, block.Seq(c.rng.IntN(4)))
+	limit := upto
+	for seq := range c.pinned {
+		limit = min(limit, seq)
+	}
+	c.letGo(1, limit)
+	err := c.j.Fold(context.Background(), upto)
+	if errors.Is(err, journal.ErrPinned) && len(c.pinned)+len(c.pinning) > 0 {
+		return nil
+	}
+	return err
+}
+
+// retain lets everything go but what no policy does.
+func (c *crasher) retain() error {
+	p := journal.Policy{Now: time.Unix(1e9+int64(c.j.Tip().Seq), 0)}
+	switch c.rng.IntN(4) {
+	case 0:
+		p.MaxPoints = 3
+	case 1:
+		p.MaxBytes = 4000
+	case 2:
+		p.Latest = true
+	}
+	if c.rng.IntN(3) > 0 {
+		p.Tiers = []journal.Tier{{Span: 3 * time.Second}, {Span: 12 * time.Second, Every: 4 * time.Second}, {Span: 40 * time.Second, Every: 12 * time.Second}}
+	}
+	safe := map[block.Seq]bool{}
+	var newest, consistent block.Seq
+	for _, pt := range c.j.Points() {
+		newest = pt.Seq
+		if pt.Class.Consistent() {
+			consistent = pt.Seq
+		}
+	}
+	safe[newest], safe[consistent] = true, true
+	end := newest
+	if end == 0 {
+		end = c.j.Tip().Seq
+	}
+	for seq := block.Seq(1); seq < end; seq++ {
+		if !safe[seq] && !c.pinned[seq] {
+			c.gone[seq] = true
+		}
+	}
+	return c.j.Retain(context.Background(), p)
+}
+
+func (c *crasher) merge() error {
+	tip := c.j.Tip().Seq
+	upto := tip - min(tip, block.Seq(c.rng.IntN(4)))
+	after := upto - min(upto, block.Seq(1+c.rng.IntN(6)))
+	for seq := range c.pinned {
+		if after < seq && seq < upto {
+			after = seq
+		}
+	}
+	c.letGo(after+1, upto)
+	err := c.j.Merge(context.Background(), after, upto)
+	if errors.Is(err, journal.ErrPinned) && len(c.pinning) > 0 {
+		return nil
+	}
+	return err
+}
+
+func (c *crasher) pin() error {
+	points := c.j.Points()
+	if len(points) == 0 || len(c.pinned)+len(c.pinning) > 2 {
+		return nil
+	}
+	seq := points[c.rng.IntN(len(points))].Seq
+	if c.pinned[seq] {
+		return nil
+	}
+	c.pinning[seq] = true
+	if err := c.j.Pin(seq); errors.Is(err, journal.ErrFolding) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	delete(c.pinning, seq)
+	delete(c.gone, seq)
+	c.pinned[seq] = true
+	return nil
+}
+
+func (c *crasher) unpin() error {
+	for _, set := range []map[block.Seq]bool{c.pinned, c.pinning} {
+		for seq := block.Seq(1); seq <= c.acked; seq++ { // not in the order of the map: a seed gives the same run again
+			if !set[seq] {
+				continue
+			}
+			delete(c.pinned, seq)
+			c.pinning[seq] = true
+			c.gone[seq] = c.gone[seq] || seq > c.acked
+			if err := c.j.Unpin(seq); err != nil {
+				return err
+			}
+			delete(c.pinning, seq)
+			return nil
+		}
+	}
+	return nil
 }
 
 // open opens the journal; the power may go while it does.
@@ -131,7 +252,7 @@ func (c *crasher) open() {
 }
 
 func (c *crasher) commit() error {
-	d, state := c.next(block.Class(c.rng.IntN(3)))
+	d, state := c.next(block.Class(c.rng.IntN(4)))
 	c.unacked[d.Seal.Digest] = state
 	if err := d.Write(c.j); err != nil {
 		return err
@@ -172,8 +293,7 @@ func (c *crasher) abort() error {
 	return w.Abort()
 }
 
-// crash takes the power away, or kills the process alone, brings it back and holds what is there against what was promised. survived tells that a delta
-// without an ack is there, redone that a fold was under way.
+// crash takes the power away, or kills the process alone, and brings it back.
 func (c *crasher) crash() (survived, redone int) {
 	c.t.Helper()
 	if c.rng.IntN(3) > 0 { // else only the process was killed
@@ -181,6 +301,13 @@ func (c *crasher) crash() (survived, redone int) {
 		c.vol.Crash(c.rng)
 	}
 	c.left = -1
+	return c.recovered()
+}
+
+// recovered opens what a crash left and holds it against what was promised. survived tells that a delta without an ack is
+// there, redone that a fold was under way.
+func (c *crasher) recovered() (survived, redone int) {
+	c.t.Helper()
 	j, err := journal.Open(testDir, c.options())
 	if err != nil {
 		c.t.Fatalf("open after a crash: %v", err)
@@ -224,13 +351,23 @@ func readFile(fsys *journaltest.FS, name string) ([]byte, error) {
 // compare reads every point there is, and misses those that nobody gave up.
 func (c *crasher) compare() {
 	c.t.Helper()
-	there := map[block.Seq]bool{}
+	pinned := maps.Clone(c.pinned)
 	for _, p := range c.j.Points() {
-		there[p.Seq] = true
 		c.expect(p.Seq)
+		if p.Pinned && !c.pinned[p.Seq] && !c.pinning[p.Seq] {
+			c.t.Fatalf("%v is pinned, and nobody asked for it", p.Seq)
+		}
+		if p.Pinned {
+			delete(pinned, p.Seq)
+		}
 	}
-	for seq := max(1, c.given); seq <= c.acked; seq++ {
-		c.expect(seq) // points or not, there must be a view of each
+	if len(pinned) > 0 {
+		c.t.Fatalf("pins are gone: %v", pinned)
+	}
+	for seq := block.Seq(1); seq <= c.acked; seq++ {
+		if !c.gone[seq] {
+			c.expect(seq) // a point or not, there must be a view of each
+		}
 	}
 	c.expect(c.acked)
 }

@@ -18,13 +18,21 @@ import (
 type delta struct {
 	path   string
 	name   string // its base name
+	span   span   // what it stands for
 	header block.DeltaHeader
-	seal   block.Seal
+	seal   block.Seal   // of the last of span
+	held   content      // what is in the file
+	digest block.Digest // of the file: the seal's own, or that of the merge section
 	foot   footer
 
+	open *openFile // under fileCache.mu; nil: it is not open
+
 	refs    int  // views and readers of the file; under Journal.mu
-	dropped bool // folded: the file goes with the last ref; under Journal.mu
+	dropped bool // folded or merged: the file goes with the last ref; under Journal.mu
 }
+
+// merged tells whether the file stands for several deltas.
+func (d *delta) merged() bool { return d.span.first != d.span.last }
 
 // corrupt is damage in the unit at off.
 func (d *delta) corrupt(off block.Offset, err error) error {
@@ -43,18 +51,25 @@ func (d *delta) readFull(f File, p []byte, at, unit block.Offset) error {
 	return fmt.Errorf("read %s at %d: %w", d.path, int64(at), err)
 }
 
-// openDelta reads header, footer and seal of the file, which should be delta seq.
-func openDelta(fsys FS, path string, seq block.Seq) (*delta, error) {
+// openDelta reads the ends of the file, which should stand for want.
+func openDelta(fsys FS, path string, want span) (*delta, error) {
 	f, err := fsys.OpenFile(path, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	d := &delta{path: path, name: filepath.Base(path)}
-	d.header.Seq = seq
-	return d, d.readEnds(f)
+	d.header.Seq = want.last
+	if err := d.readEnds(f); err != nil {
+		return nil, err
+	}
+	if d.span != want {
+		return nil, d.corrupt(0, fmt.Errorf("it is delta %v: %w", d.span, block.ErrMalformed))
+	}
+	return d, nil
 }
 
+// readEnds reads header, footer, seal and merge section. A number in d.header is what the header should say.
 func (d *delta) readEnds(f File) error {
 	size, err := f.Size()
 	if err != nil {
@@ -85,21 +100,55 @@ func (d *delta) readEnds(f File) error {
 	if d.foot, err = parseFooter(raw, block.Size(size)); err != nil {
 		return d.corrupt(footAt, err)
 	}
-	raw = make([]byte, footAt-d.foot.sealAt)
+	if err := d.readSeal(f); err != nil {
+		return err
+	}
+	if err := d.readMerge(f); err != nil {
+		return err
+	}
+	if block.Size(d.foot.sealAt-d.foot.indexAt) != indexSize(d.held.frames) {
+		return d.corrupt(footAt, fmt.Errorf("an index of %d bytes for %d frames: %w",
+			d.foot.sealAt-d.foot.indexAt, d.held.frames, block.ErrMalformed))
+	}
+	return nil
+}
+
+func (d *delta) readSeal(f File) error {
+	raw := make([]byte, d.foot.mergeAt-d.foot.sealAt)
 	if err := d.readFull(f, raw, d.foot.sealAt, d.foot.sealAt); err != nil {
 		return err
 	}
 	seal, n, err := block.ParseSeal(raw)
-	if err == nil && (n != len(raw) || seal.Seq != header.Seq) {
+	if err == nil && (n != len(raw) || seal.Seq != d.header.Seq) {
 		err = fmt.Errorf("a seal of %v in %d of %d bytes: %w", seal.Seq, n, len(raw), block.ErrMalformed)
-	}
-	if err == nil && block.Size(d.foot.sealAt-d.foot.indexAt) != indexSize(seal.Frames) {
-		err = fmt.Errorf("an index of %d bytes for %d frames: %w", d.foot.sealAt-d.foot.indexAt, seal.Frames, block.ErrMalformed)
 	}
 	if err != nil {
 		return d.corrupt(d.foot.sealAt, err)
 	}
 	d.seal = seal
+	return nil
+}
+
+// readMerge tells what the delta stands for, and how much is in it: by the merge section, or where there is none by the seal.
+func (d *delta) readMerge(f File) error {
+	raw := make([]byte, d.foot.at()-d.foot.mergeAt)
+	if len(raw) == 0 {
+		d.span = span{d.header.Seq, d.header.Seq}
+		d.held = content{d.seal.Frames, d.seal.Payload, d.seal.Covered}
+		d.digest = d.seal.Digest
+		return nil
+	}
+	if err := d.readFull(f, raw, d.foot.mergeAt, d.foot.mergeAt); err != nil {
+		return err
+	}
+	m, err := parseMergeSection(raw)
+	if err == nil && (m.first == 0 || m.first >= d.header.Seq) {
+		err = fmt.Errorf("merged from %v to %v: %w", m.first, d.header.Seq, block.ErrMalformed)
+	}
+	if err != nil {
+		return d.corrupt(d.foot.mergeAt, err)
+	}
+	d.span, d.held, d.digest = span{m.first, d.header.Seq}, m.held, m.digest
 	return nil
 }
 
@@ -125,7 +174,7 @@ func (d *delta) readIndex(f File, visit func(number uint64, e indexEntry) error)
 		return bad(fmt.Errorf("index begins otherwise: %w", block.ErrMalformed))
 	}
 	sum := indexSum
-	for n := range d.seal.Frames {
+	for n := range d.held.frames {
 		if _, err := io.ReadFull(r, raw[:]); err != nil {
 			return bad(err)
 		}
@@ -137,7 +186,7 @@ func (d *delta) readIndex(f File, visit func(number uint64, e indexEntry) error)
 	if _, err := io.ReadFull(r, raw[:indexTailSize]); err != nil {
 		return bad(err)
 	}
-	if string(raw[:indexTailSize]) != string(indexTail(d.seal.Frames, sum)) {
+	if string(raw[:indexTailSize]) != string(indexTail(d.held.frames, sum)) {
 		return bad(fmt.Errorf("index: %w", block.ErrChecksum))
 	}
 	return nil
@@ -154,7 +203,7 @@ func (d *delta) walk(ctx context.Context, f File, c block.Codec, visit frameVisi
 	if err := again.readEnds(f); err != nil {
 		return err
 	}
-	if again.header != d.header || again.seal.Digest != d.seal.Digest || again.foot != d.foot {
+	if again.header != d.header || again.digest != d.digest || again.seal.Digest != d.seal.Digest || again.foot != d.foot {
 		return d.corrupt(0, fmt.Errorf("another delta is in its place: %w", block.ErrMalformed))
 	}
 	w := newWalker(d, f, c)
@@ -166,11 +215,16 @@ func (d *delta) walk(ctx context.Context, f File, c block.Codec, visit frameVisi
 			return err
 		}
 	}
-	if w.frames != d.seal.Frames || w.payload != d.seal.Payload || w.covered != d.seal.Covered {
-		return d.corrupt(d.foot.sealAt, fmt.Errorf("%d frames with %d bytes for %d of the disk, the seal says %d, %d, %d: %w",
-			w.frames, w.payload, w.covered, d.seal.Frames, d.seal.Payload, d.seal.Covered, block.ErrMalformed))
+	if w.held != d.held {
+		return d.corrupt(d.foot.sealAt, fmt.Errorf("%v, its end says %v: %w", w.held, d.held, block.ErrMalformed))
 	}
-	if got := w.chain.Seal(d.seal); got != d.seal.Digest {
+	got := block.Digest{}
+	if d.merged() {
+		got = mergeSection{first: d.span.first, held: d.held}.seal(w.chain, d.seal)
+	} else {
+		got = w.chain.Seal(d.seal)
+	}
+	if got != d.digest {
 		return d.corrupt(d.foot.sealAt, fmt.Errorf("digest of the delta: %w", block.ErrChecksum))
 	}
 	return nil
@@ -178,15 +232,13 @@ func (d *delta) walk(ctx context.Context, f File, c block.Codec, visit frameVisi
 
 // walker is a walk under way.
 type walker struct {
-	d       *delta
-	codec   block.Codec
-	chain   *block.Chain
-	r       *bufio.Reader
-	pos     block.Offset
-	plain   []byte // memory for decoding
-	frames  uint64
-	payload block.Size
-	covered block.Size
+	d     *delta
+	codec block.Codec
+	chain *block.Chain
+	r     *bufio.Reader
+	pos   block.Offset
+	plain []byte // memory for decoding
+	held  content
 }
 
 // newWalker begins after the header of d, which has been read, and ends where the index begins.
@@ -205,7 +257,7 @@ func (w *walker) next(visit frameVisitor) error {
 	}
 	h, err := block.ParseFrameHeader(raw)
 	if err == nil {
-		err = checkFrame(h, w.d.header.DiskSize, w.frames)
+		err = checkFrame(h, w.d.header.DiskSize, w.held.frames)
 	}
 	if err != nil {
 		return w.d.corrupt(w.pos, err)
@@ -227,9 +279,7 @@ func (w *walker) next(visit frameVisitor) error {
 	if err := visit(h, w.pos, plain); err != nil {
 		return err
 	}
-	w.frames++
-	w.payload += block.Size(h.Payload)
-	w.covered += h.Range.Len
+	w.held.add(h)
 	w.pos += block.Offset(size)
 	_, err = w.r.Discard(size)
 	return err
@@ -260,14 +310,48 @@ func checkFrame(h block.FrameHeader, disk block.Size, number uint64) error {
 	return nil
 }
 
-// indexEntries reads the index entry by entry; next is false at its end or when it can't be read. stop must be called.
-func (d *delta) indexEntries(f File) (next func() (indexEntry, bool), stop func()) {
-	return iter.Pull(func(yield func(indexEntry) bool) {
-		_ = d.readIndex(f, func(_ uint64, e indexEntry) error {
+// indexEntries reads the index entry by entry. next gives io.EOF at its end, else the error of readIndex. stop must be called.
+func (d *delta) indexEntries(f File) (next func() (indexEntry, error), stop func()) {
+	var failed error
+	pull, stop := iter.Pull(func(yield func(indexEntry) bool) {
+		failed = d.readIndex(f, func(_ uint64, e indexEntry) error {
 			if !yield(e) {
 				return errStop
 			}
 			return nil
 		})
 	})
+	return func() (indexEntry, error) {
+		e, ok := pull()
+		if !ok && failed == nil {
+			return e, io.EOF
+		}
+		if !ok {
+			return e, failed
+		}
+		return e, nil
+	}, stop
+}
+
+// fetch reads the frame of e, which the index led to, into buf and holds its header against the index. The payload's sum is
+// for the caller to check.
+func (d *delta) fetch(f File, buf []byte, e *extent) (block.FrameHeader, []byte, error) {
+	if e.payload > block.MaxFramePayload {
+		return block.FrameHeader{}, nil, d.corrupt(d.foot.indexAt, fmt.Errorf("payload of %d bytes: %w", e.payload, block.ErrMalformed))
+	}
+	raw := buf[:block.FrameHeaderSize+int(e.payload)]
+	if err := d.readFull(f, raw, e.pos, e.pos); err != nil {
+		return block.FrameHeader{}, nil, err
+	}
+	h, err := block.ParseFrameHeader(raw)
+	if err == nil {
+		err = checkFrame(h, d.header.DiskSize, uint64(e.number))
+	}
+	if err == nil && (h.Kind != block.FrameData || h.Payload != e.payload || h.Range.Intersect(e.rng) != e.rng) {
+		err = fmt.Errorf("frame of range %v where the index has one for %v: %w", h.Range, e.rng, block.ErrMalformed)
+	}
+	if err != nil {
+		return h, nil, d.corrupt(e.pos, err)
+	}
+	return h, raw[block.FrameHeaderSize:], nil
 }

@@ -3,8 +3,11 @@
 //
 //	DIR/journal.json                    whose journal it is (record.go)
 //	DIR/folded.json                     how far the volume is (record.go, position)
+//	DIR/pins.json                       which points stay whatever the policy says (pins.go)
 //	DIR/00000000000000000412.delta      delta #412, sealed and never changed again (format.go)
 //	DIR/00000000000000000413.delta.open the delta that is coming in, .spill the part of its index that does not fit into memory
+//	DIR/00000000000000000400-00000000000000000409.delta
+//	                                    #400 to #409, merged: the newest content of each range, ending in #409's point (merged.go)
 //	DIR/*.tmp                           a record that is being replaced
 //
 // A disk begins with no bytes, and what it grows by is zeroes until a frame says otherwise. A view of delta p is the volume,
@@ -20,10 +23,10 @@
 //
 // # The writes, in order, and what a crash leaves
 //
-// Create: the directory, folded.json, journal.json, the parent directory. journal.json comes last. A crash before its rename
+// Create: the directory, folded.json, pins.json, journal.json, the parent directory. journal.json comes last. A crash before its rename
 // is durable leaves no journal, and Create may be called again; after, a whole one.
 //
-// A record (journal.json, folded.json): a new file beside it is written and synced, renamed over the old one, the directory
+// A record (journal.json, folded.json, pins.json): a new file beside it is written and synced, renamed over the old one, the directory
 // synced. A crash leaves the old record or the new, each whole; a .tmp file is removed by Open.
 //
 // A delta:
@@ -61,12 +64,57 @@
 // where it was. What was written by then came from frames whose own checksums were right, and only to ranges that the views
 // still served don't read from the volume.
 //
+// Merging deltas A to B, adjacent, all after the position and its target:
+//
+//  1. A-B.delta.open (and .spill, .sort) is created and written, from deltas that were checked to the last byte, digests
+//     included. A crash leaves any part of it: Open removes it. The deltas A to B are as they were.
+//  2. It is synced. A crash leaves it whole, under a name that Open removes.
+//  3. It is renamed to A-B.delta. A crash leaves either name. Under the new one it is whole, because of 2, and it stands
+//     beside A to B, which say the same: Open takes the merged one, since its range holds theirs.
+//  4. The directory is synced. From here on a crash leaves A-B.delta.
+//  5. The files A to B are removed. A crash leaves any of them, and Open removes those whose range lies within another's.
+//
+// Open removes nothing that a merged delta stands for before that delta's ends have been read and follow the chain; where
+// there is damage it removes none at all. Two deltas whose ranges overlap otherwise, or one that reaches over the position
+// or its target, are damage.
+//
+// Where 3 or 4 fails without a crash, the new name is removed again, and A to B count. A crash may bring the name back, which
+// does no harm by itself. But it would reach over what comes next: a position between A and B, or another merge. So the
+// directory is synced before the next position or merge gets its name (settle), and if that fails nothing is done.
+//
+// The points of A to B but B's are gone with 3. The journal says so first: from then on they can't be pinned. The tip's
+// digest, which the next delta names, is in B's seal, and that is kept as it was acknowledged. Of what the source's digests
+// stood for nothing can be checked again after a merge; that is why 1 checks it, and why the merged delta has a digest of its
+// own.
+//
+// A fold's target that failed to be written (1 of folding) may be on the disk all the same, and a crash would bring it
+// back. Until a fold has come to its end, no point before such a target can be pinned, and no delta up to it is merged.
+//
+// Pinning: pins.json is replaced. The pin counts in memory before it is written, so that the point can't go meanwhile, and
+// is taken back there if writing fails; the disk may keep it then, and a point is pinned that need not be. Unpinning: the
+// other way round, first on the disk.
+//
 // Open: a process that was killed, while the machine ran on, leaves what it renamed under the new name, synced or not. So Open
 // syncs the directory before it removes a file or tells the tip: otherwise a later loss of power could take back a delta that
 // the source, having seen it as the tip, holds to be safe, or a position whose deltas have been removed.
 //
-// # Views and folding
+// # Views, pins, folding and merging
 //
-// Fold never passes the oldest open view: it folds up to it and says ErrViewOpen. A view keeps the files that it needs: those
-// folded meanwhile are removed when it is closed, or by the next Open.
+// Fold never passes the oldest open view, nor the oldest pinned point: it folds up to it and says ErrViewOpen or ErrPinned. A
+// view keeps the files that it needs: those folded or merged meanwhile are removed when it is closed, or by the next Open. So a
+// view of a point goes on although that was merged away. Folding and merging exclude each other, and neither holds a lock that
+// incoming deltas, views or pins wait for while it reads or writes.
+//
+// # A full disk
+//
+// Whatever is being written when the room ends (a delta, its index, its seal, a record, a merge) is removed again and did not
+// happen; the error wraps ENOSPC. A fold that can't write its position, or its volume, is repeated. Retain goes on
+// without merging then: folding is what makes room.
+//
+// # How it is tested
+//
+// TestCrash cuts the power at random operations of random histories, with operations that fail in between.
+// TestCrashAfterEachOperation cuts it after every operation of one long history, with several selections of what was not
+// synced. Both hold each point that was acknowledged and not given up against a model of the disk. TestEachOperationFails
+// fails each operation once, TestEveryFlippedBit flips bits of every byte.
 package journal

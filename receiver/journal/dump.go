@@ -41,6 +41,9 @@ func Dump(w io.Writer, path string, c block.Codec, jsonOut bool) error {
 	case strings.HasPrefix(head, positionMagic):
 		var pos position
 		err = dumpRecord(p, path, positionMagic, "position", &pos)
+	case strings.HasPrefix(head, pinsMagic):
+		var pins pinList
+		err = dumpRecord(p, path, pinsMagic, "pins", &pins)
 	default:
 		err = fmt.Errorf("%s is no file of a journal: it begins with %q", path, head)
 	}
@@ -119,10 +122,20 @@ type (
 		Labels  map[string]string `json:"labels,omitempty"`
 		Digest  block.Digest      `json:"digest"`
 	}
+	dumpedMerge struct {
+		At      block.Offset `json:"at"`
+		First   block.Seq    `json:"first"`
+		Last    block.Seq    `json:"last"`
+		Frames  uint64       `json:"frames"`
+		Payload block.Size   `json:"payload_bytes"`
+		Covered block.Size   `json:"covered_bytes"`
+		Digest  block.Digest `json:"digest"`
+	}
 	dumpedFooter struct {
 		At      block.Offset `json:"at"`
 		IndexAt block.Offset `json:"index_at"`
 		SealAt  block.Offset `json:"seal_at"`
+		MergeAt block.Offset `json:"merge_at"`
 		Size    block.Size   `json:"file_bytes"`
 	}
 )
@@ -142,11 +155,14 @@ func dumpDelta(p *printer, f File, path string, c block.Codec) error {
 	if err := d.readIndex(f, func(uint64, indexEntry) error { return nil }); err != nil {
 		return err
 	}
-	p.item("index", dumpedIndex{d.foot.indexAt, d.seal.Frames}, "%10d  index of %d frames", d.foot.indexAt, d.seal.Frames)
+	p.item("index", dumpedIndex{d.foot.indexAt, d.held.frames}, "%10d  index of %d frames", d.foot.indexAt, d.held.frames)
 	p.seal(d)
-	at := block.Offset(d.foot.size - footerSize)
-	p.item("footer", dumpedFooter{at, d.foot.indexAt, d.foot.sealAt, d.foot.size},
-		"%10d  footer: index at %d, seal at %d, file of %d bytes", at, d.foot.indexAt, d.foot.sealAt, int64(d.foot.size))
+	if d.merged() {
+		p.merge(d)
+	}
+	at := d.foot.at()
+	p.item("footer", dumpedFooter{at, d.foot.indexAt, d.foot.sealAt, d.foot.mergeAt, d.foot.size},
+		"%10d  footer: index at %d, seal at %d, merge at %d, file of %d bytes", at, d.foot.indexAt, d.foot.sealAt, d.foot.mergeAt, int64(d.foot.size))
 	return nil
 }
 
@@ -208,4 +224,11 @@ func (p *printer) seal(d *delta) {
 	p.item("seal", j, "%10d  seal: class %v, %s, %s%s\n%10s  %d frames, %d bytes for %d of the disk\n%10s  digest %v",
 		d.foot.sealAt, s.Class, proven, s.Time.Format(time.RFC3339Nano), labels.String(),
 		"", s.Frames, int64(s.Payload), int64(s.Covered), "", s.Digest)
+}
+
+func (p *printer) merge(d *delta) {
+	at, c := d.foot.mergeAt, d.held
+	p.item("merge", dumpedMerge{at, d.span.first, d.span.last, c.frames, c.payload, c.covered, d.digest},
+		"%10d  merge: of %v, in all %d frames, %d bytes for %d of the disk\n%10s  digest %v",
+		at, d.span, c.frames, int64(c.payload), int64(c.covered), "", d.digest)
 }

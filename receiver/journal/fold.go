@@ -19,7 +19,7 @@ type resizer interface {
 
 // Fold applies the deltas up to upto, or to the tip if that is less, to the volume and drops their files. It can be stopped
 // and killed at any time, and goes on from there. Points before upto can't be read from the moment it begins with them. It
-// does not pass an open view: it folds up to the oldest and returns ErrViewOpen.
+// does not pass an open view or a pinned point: it folds up to the oldest and returns ErrViewOpen or ErrPinned.
 //
 // In steps of about 256 MiB of deltas:
 //
@@ -58,10 +58,7 @@ func (j *Journal) nextBatch(upto block.Seq) (batch []*delta, before block.Seq, e
 		}
 		upto = max(upto, j.pos.Target)
 	}
-	limit := upto
-	for v := range j.views {
-		limit = min(limit, v.seq)
-	}
+	limit, why := j.foldLimit(upto)
 	var bytes block.Size
 	for _, d := range j.deltas {
 		if d.header.Seq > limit || bytes > foldBytes && d.header.Seq > j.pos.Target {
@@ -71,7 +68,7 @@ func (j *Journal) nextBatch(upto block.Seq) (batch []*delta, before block.Seq, e
 		bytes += d.foot.size
 	}
 	if len(batch) == 0 && limit < min(upto, j.tip().Seq) {
-		return nil, 0, fmt.Errorf("fold up to %v: %v is open: %w", upto, limit, ErrViewOpen)
+		return nil, 0, fmt.Errorf("fold up to %v: it ends at %v: %w", upto, limit, why)
 	}
 	if len(batch) > 0 && j.volume == nil {
 		return nil, 0, errors.New("fold: the journal was opened without its volume")
@@ -83,15 +80,38 @@ func (j *Journal) nextBatch(upto block.Seq) (batch []*delta, before block.Seq, e
 	return batch, before, nil
 }
 
+// foldLimit is how far towards upto the volume may go, and why not further. A pin of what is gone already binds nobody.
+func (j *Journal) foldLimit(upto block.Seq) (block.Seq, error) {
+	limit, why := upto, error(nil)
+	for v := range j.views {
+		if v.seq < limit {
+			limit, why = v.seq, ErrViewOpen
+		}
+	}
+	for seq := range j.pins {
+		if seq >= j.pos.Target && seq < limit {
+			limit, why = seq, ErrPinned
+		}
+	}
+	return limit, why
+}
+
 // foldBatch does steps 1 to 4. The volume is not touched before the position that says so is durable, even when it says so
 // already in memory: what is on the disk may be the position of a fold whose last step failed.
 func (j *Journal) foldBatch(ctx context.Context, batch []*delta, before block.Seq) error {
 	j.mu.Lock()
 	pos := j.pos
 	j.mu.Unlock()
+	if err := j.settle(); err != nil {
+		j.mu.Lock()
+		j.pos.Target = before
+		j.mu.Unlock()
+		return err
+	}
 	if err := writeRecord(j.fs, j.path(positionName), positionMagic, pos); err != nil {
 		j.mu.Lock()
 		j.pos.Target = before // nothing was touched: the points before it can be read as ever
+		j.doubt = max(j.doubt, pos.Target)
 		j.mu.Unlock()
 		return err
 	}
@@ -115,7 +135,7 @@ func (j *Journal) foldBatch(ctx context.Context, batch []*delta, before block.Se
 		return err
 	}
 	j.mu.Lock()
-	j.pos = pos
+	j.pos, j.doubt = pos, 0
 	j.deltas = j.deltas[len(batch):]
 	for _, d := range batch {
 		d.dropped = true
@@ -147,7 +167,7 @@ func (j *Journal) resize(from, to block.Size) error {
 
 // apply writes one delta to the volume.
 func (j *Journal) apply(ctx context.Context, d *delta) error {
-	f, err := j.files.acquire(d.path)
+	f, err := j.files.acquire(d)
 	if err != nil {
 		return err
 	}
@@ -189,7 +209,7 @@ func (j *Journal) unref(list []*delta) error {
 	j.mu.Unlock()
 	var err error
 	for _, d := range gone {
-		j.files.forget(d.path)
+		j.files.forget(d)
 		if e := j.fs.Remove(d.path); e != nil && !errors.Is(e, fs.ErrNotExist) {
 			err = errors.Join(err, e) // the next Open removes it
 		}

@@ -39,8 +39,8 @@ func TestForgery(t *testing.T) {
 			h.Append(raw[block.DeltaHeaderSize:][:0])
 		}},
 		"index": {unread: true, forge: func(raw []byte, _ []journaltest.Frame) {
-			at := binary.LittleEndian.Uint64(raw[len(raw)-28:])
-			end := binary.LittleEndian.Uint64(raw[len(raw)-20:])
+			at := binary.LittleEndian.Uint64(raw[len(raw)-36:])
+			end := binary.LittleEndian.Uint64(raw[len(raw)-28:])
 			raw[at+4+1] ^= 2 // the first entry's offset
 			binary.LittleEndian.PutUint32(raw[end-4:], crc32.Checksum(raw[at:end-4], block.Castagnoli))
 		}},

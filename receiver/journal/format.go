@@ -23,9 +23,21 @@ import (
 //
 // The crc is the CRC-32C of all of the index before it. The footer is what a reader begins with:
 //
-//	magic "USSEALED" | version u32 | index at u64 | seal at u64 | file size u64 | crc u32
+//	magic "USSEALED" | version u32 | index at u64 | seal at u64 | merge at u64 | file size u64 | crc u32
+//
+// Merge at is where the footer begins if there is no merge section.
 //
 // So every byte of the file is under a checksum of its unit, and no byte lies between units.
+//
+// A merged delta stands for all from the first to the last of several that followed each other (merge.go):
+//
+//	+--------+---------------------------+-------+------+-------+--------+
+//	| header | frames, none over another | index | seal | merge | footer |
+//	+--------+---------------------------+-------+------+-------+--------+
+//
+// Its header is the last one's, but for the parent, which is the first one's. Its frames are what is left of theirs, in the
+// order of the disk and numbered anew. The seal is the last one's as it was acknowledged: the digest that the next delta names
+// as its parent is in it, and its counts are those of that one delta. The merge section has its own (merged.go).
 
 // Limits and sizes of the format.
 const (
@@ -34,7 +46,7 @@ const (
 	//
 	//	1: the first
 	footerVersion = 1
-	footerSize    = 8 + 4 + 8 + 8 + 8 + 4
+	footerSize    = 8 + 4 + 8 + 8 + 8 + 8 + 4
 
 	indexHead      = "I\x00\x00\x00"
 	indexEntrySize = 8 + 8 + 8 + 4
@@ -48,6 +60,7 @@ const (
 	deltaSuffix = ".delta"
 	openSuffix  = ".open"
 	spillSuffix = ".spill"
+	sortSuffix  = ".sort"
 )
 
 // A buffer of that size must be able to hold any frame: see Writer and frameReader.
@@ -56,13 +69,49 @@ const _ = uint(bufferSize - maxFrameSize)
 // bufferSize is what is read and written of a delta at once: large enough that a disk is driven in streams.
 const bufferSize = 1 << 20
 
-// deltaName is the base name of a sealed delta: its number in 20 digits, so that names sort like numbers.
-func deltaName(seq block.Seq) string { return fmt.Sprintf("%020d%s", uint64(seq), deltaSuffix) }
+// span is a run of deltas that follow each other, both ends included. It has one for a delta as it came in, several for what
+// they were merged into.
+type span struct{ first, last block.Seq }
 
-// parseDeltaName reads what deltaName makes.
-func parseDeltaName(name string) (block.Seq, bool) {
+func (s span) String() string {
+	if s.first == s.last {
+		return s.last.String()
+	}
+	return fmt.Sprintf("%v to %v", s.first, s.last)
+}
+
+// swallows tells whether no point of that number is left where s is one delta.
+func (s span) swallows(seq block.Seq) bool { return s.first <= seq && seq < s.last }
+
+// deltaName is the base name of the sealed delta with the number seq.
+func deltaName(seq block.Seq) string { return span{seq, seq}.name() }
+
+// name is the base name of the file of a sealed delta: its number in 20 digits, so that names sort like numbers, or the first
+// and the last number of what was merged.
+func (s span) name() string {
+	if s.first == s.last {
+		return fmt.Sprintf("%020d%s", uint64(s.last), deltaSuffix)
+	}
+	return fmt.Sprintf("%020d-%020d%s", uint64(s.first), uint64(s.last), deltaSuffix)
+}
+
+// parseDeltaName reads what name makes.
+func parseDeltaName(name string) (span, bool) {
 	digits, ok := strings.CutSuffix(name, deltaSuffix)
-	if !ok || len(digits) != 20 {
+	if !ok {
+		return span{}, false
+	}
+	from, to, several := strings.Cut(digits, "-")
+	if !several {
+		to = from
+	}
+	first, ok1 := parseSeq(from)
+	last, ok2 := parseSeq(to)
+	return span{first, last}, ok1 && ok2 && several == (first < last)
+}
+
+func parseSeq(digits string) (block.Seq, bool) {
+	if len(digits) != 20 {
 		return 0, false
 	}
 	n, err := strconv.ParseUint(digits, 10, 64)
@@ -110,9 +159,12 @@ func indexTail(count uint64, sum uint32) []byte {
 
 // footer says where the parts of a sealed delta are.
 type footer struct {
-	indexAt, sealAt block.Offset
-	size            block.Size // of the file, footer and all
+	indexAt, sealAt, mergeAt block.Offset
+	size                     block.Size // of the file, footer and all
 }
+
+// at is where the footer itself begins.
+func (f footer) at() block.Offset { return block.Offset(f.size - footerSize) }
 
 func (f footer) append(b []byte) []byte {
 	start := len(b)
@@ -120,6 +172,7 @@ func (f footer) append(b []byte) []byte {
 	b = binary.LittleEndian.AppendUint32(b, footerVersion)
 	b = binary.LittleEndian.AppendUint64(b, uint64(f.indexAt))
 	b = binary.LittleEndian.AppendUint64(b, uint64(f.sealAt))
+	b = binary.LittleEndian.AppendUint64(b, uint64(f.mergeAt))
 	b = binary.LittleEndian.AppendUint64(b, uint64(f.size))
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[start:], block.Castagnoli))
 }
@@ -138,11 +191,13 @@ func parseFooter(b []byte, size block.Size) (footer, error) {
 	}
 	f.indexAt = block.Offset(binary.LittleEndian.Uint64(b[12:]))
 	f.sealAt = block.Offset(binary.LittleEndian.Uint64(b[20:]))
-	f.size = block.Size(binary.LittleEndian.Uint64(b[28:]))
-	sealSize := size - footerSize - block.Size(f.sealAt)
-	if f.size != size || f.indexAt < block.DeltaHeaderSize || f.sealAt < f.indexAt || sealSize < 0 || sealSize > block.MaxSealSize {
-		return f, fmt.Errorf("footer: index at %d, seal at %d, %d bytes in a file of %d: %w",
-			f.indexAt, f.sealAt, f.size, size, block.ErrMalformed)
+	f.mergeAt = block.Offset(binary.LittleEndian.Uint64(b[28:]))
+	f.size = block.Size(binary.LittleEndian.Uint64(b[36:]))
+	sealSize, mergeSize := f.mergeAt-f.sealAt, block.Offset(size-footerSize)-f.mergeAt
+	if f.size != size || f.indexAt < block.DeltaHeaderSize || f.sealAt < f.indexAt || sealSize < 0 || sealSize > block.MaxSealSize ||
+		mergeSize != 0 && mergeSize != mergeSectionSize {
+		return f, fmt.Errorf("footer: index at %d, seal at %d, merge at %d, %d bytes in a file of %d: %w",
+			f.indexAt, f.sealAt, f.mergeAt, f.size, size, block.ErrMalformed)
 	}
 	return f, nil
 }

@@ -25,3 +25,12 @@ func (o osFile) Sync() error {
 func (o osFile) StartWriteback(off, n int64) {
 	_ = syscall.SyncFileRange(int(o.f.Fd()), off, n, syncFileRangeWrite)
 }
+
+// openFilesLimit is how many files the process may have open.
+func openFilesLimit() uint64 {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return 0
+	}
+	return limit.Cur
+}

@@ -42,6 +42,7 @@ type Tip struct {
 // Point is a recovery point that can be read.
 type Point struct {
 	block.Seal
+	First  block.Seq  // the oldest delta that was merged into the point's own; Seq where none was
 	File   string     // base name of its delta's file; empty where the volume itself stands at the point
 	Bytes  block.Size // of that file
 	Pinned bool       // kept whatever the policy says
@@ -64,12 +65,17 @@ type Journal struct {
 	files  *fileCache
 
 	metaMu sync.Mutex // serialises SetMeta
-	foldMu sync.Mutex // serialises Fold
+	pinsMu sync.Mutex // serialises Pin and Unpin
+	foldMu sync.Mutex // serialises Fold and Merge
 
 	mu     sync.Mutex // guards all below; no I/O under it
 	meta   Meta
 	pos    position
-	deltas []*delta      // sealed and not folded, oldest first, without a gap from pos.Seq
+	doubt  block.Seq // a target that failed to be written, and may be on the disk all the same; 0: none
+	deltas []*delta  // sealed and not folded, oldest first, without a gap from pos.Seq
+	loose  bool      // the removal of a merged delta that failed to get its name may not be durable: see settle
+	pins   map[block.Seq]bool
+	going  span          // what a merge is about to put in the place of several: only its last can be pinned
 	views  map[*View]int // open ones
 	writer *Writer
 	buffer []byte // the writer's; kept for the next one
@@ -110,7 +116,7 @@ func newJournal(dir string, o Options) (*Journal, error) {
 	if o.FS == nil {
 		o.FS = OS{}
 	}
-	j := &Journal{dir: dir, fs: o.FS, codec: o.Codec, volume: o.Volume, views: map[*View]int{}}
+	j := &Journal{dir: dir, fs: o.FS, codec: o.Codec, volume: o.Volume, views: map[*View]int{}, pins: map[block.Seq]bool{}}
 	j.files = newFileCache(o.FS)
 	return j, nil
 }
@@ -143,6 +149,9 @@ func Create(dir string, m Meta, o Options) (*Journal, error) {
 	// The meta file comes last: with it, the journal exists and is whole.
 	err = writeRecord(j.fs, j.path(positionName), positionMagic, j.pos)
 	if err == nil {
+		err = writeRecord(j.fs, j.path(pinsName), pinsMagic, pinsOf(j.pins))
+	}
+	if err == nil {
 		err = writeRecord(j.fs, j.path(metaName), metaMagic, m)
 	}
 	if err == nil {
@@ -165,12 +174,12 @@ func Open(dir string, o Options) (*Journal, error) {
 	if err := readRecord(j.fs, j.path(metaName), metaMagic, &j.meta); err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
-	err = readRecord(j.fs, j.path(positionName), positionMagic, &j.pos)
-	if errors.Is(err, fs.ErrNotExist) { // not wrapped: it must not look like a journal that is not there
-		err = &block.CorruptionError{File: j.path(positionName), Err: errors.New("the file is missing")}
-	}
+	err = j.readNeeded(positionName, positionMagic, &j.pos)
 	if err == nil {
 		err = j.pos.check(j.path(positionName))
+	}
+	if err == nil {
+		err = j.readPins()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
@@ -183,6 +192,15 @@ func Open(dir string, o Options) (*Journal, error) {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
 	return j, nil
+}
+
+// readNeeded reads a record that every journal has.
+func (j *Journal) readNeeded(name, magic string, v any) error {
+	err := readRecord(j.fs, j.path(name), magic, v)
+	if errors.Is(err, fs.ErrNotExist) { // not wrapped: it must not look like a journal that is not there
+		return &block.CorruptionError{File: j.path(name), Err: errors.New("the file is missing")}
+	}
+	return err
 }
 
 func (j *Journal) path(name string) string { return filepath.Join(j.dir, name) }
@@ -274,11 +292,11 @@ func (j *Journal) Points() []Point {
 func (j *Journal) points() []Point {
 	var list []Point
 	if j.pos.Target == j.pos.Seq && j.pos.Seal != nil && j.pos.Seal.Class.Point() {
-		list = append(list, Point{Seal: *j.pos.Seal})
+		list = append(list, Point{Seal: *j.pos.Seal, First: j.pos.Seq, Pinned: j.pins[j.pos.Seq]})
 	}
 	for _, d := range j.deltas {
-		if d.seal.Class.Point() && d.header.Seq >= j.pos.Target {
-			list = append(list, Point{Seal: d.seal, File: d.name, Bytes: d.foot.size})
+		if d.seal.Class.Point() && d.header.Seq >= j.pos.Target && !j.going.swallows(d.header.Seq) {
+			list = append(list, Point{Seal: d.seal, First: d.span.first, File: d.name, Bytes: d.foot.size, Pinned: j.pins[d.header.Seq]})
 		}
 	}
 	return list

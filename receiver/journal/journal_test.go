@@ -156,7 +156,7 @@ func TestAppendAndCommitCheck(t *testing.T) {
 		}
 	}
 	names, err := w.fs.ReadDir(testDir)
-	if err != nil || len(names) != 3 {
+	if err != nil || len(names) != 4 {
 		t.Errorf("files left: %v, %v", names, err)
 	}
 	w.expect(w.add(block.ClassCrash))
@@ -256,11 +256,15 @@ func TestRetain(t *testing.T) {
 		policy func(w *world) journal.Policy
 		oldest block.Seq
 	}{
-		"nothing asked":    {func(*world) journal.Policy { return journal.Policy{} }, 3},
-		"points":           {func(*world) journal.Policy { return journal.Policy{MaxPoints: 2} }, 8},
-		"one point":        {func(*world) journal.Policy { return journal.Policy{MaxPoints: 1} }, 9},
-		"time":             {func(*world) journal.Policy { return journal.Policy{Keep: 4 * time.Second, Now: now} }, 6},
-		"all too old":      {func(*world) journal.Policy { return journal.Policy{Keep: time.Second, Now: now.Add(time.Hour)} }, 9},
+		"nothing asked": {func(*world) journal.Policy { return journal.Policy{} }, 3},
+		"points":        {func(*world) journal.Policy { return journal.Policy{MaxPoints: 2} }, 8},
+		"one point":     {func(*world) journal.Policy { return journal.Policy{MaxPoints: 1} }, 9},
+		"time": {func(*world) journal.Policy {
+			return journal.Policy{Tiers: []journal.Tier{{Span: 4 * time.Second}}, Now: now}
+		}, 6},
+		"all too old": {func(*world) journal.Policy {
+			return journal.Policy{Tiers: []journal.Tier{{Span: time.Second}}, Now: now.Add(time.Hour)}
+		}, 9},
 		"no bytes but one": {func(*world) journal.Policy { return journal.Policy{MaxBytes: 1} }, 9},
 		"bytes of the last 2": {func(w *world) journal.Policy {
 			return journal.Policy{MaxBytes: block.Size(w.fs.Size(w.file(8)) + w.fs.Size(w.file(9)))}

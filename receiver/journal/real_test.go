@@ -100,6 +100,16 @@ func TestDump(t *testing.T) {
 	if err := journal.Dump(&text, filepath.Join(dir, "folded.json"), c, false); err != nil {
 		t.Fatal(err)
 	}
+	kinds := dumpKinds(t, file, c)
+	if got := strings.Join(kinds, " "); got != "header frame frame frame index seal footer" {
+		t.Errorf("JSON lines: %s", got)
+	}
+	merged := mergeExample(t, dir, j, c, id)
+	for _, file := range []string{merged, filepath.Join(dir, "pins.json")} {
+		if err := journal.Dump(&text, file, c, false); err != nil {
+			t.Fatal(err)
+		}
+	}
 	golden := filepath.Join("testdata", "dump.txt")
 	if *update {
 		if err := os.WriteFile(golden, text.Bytes(), 0o644); err != nil {
@@ -120,10 +130,30 @@ func TestDump(t *testing.T) {
 	if !strings.Contains(string(doc), string(want)) {
 		t.Error("docs/JOURNAL.md shows another dump than testdata/dump.txt")
 	}
-	kinds := dumpKinds(t, file, c)
-	if got := strings.Join(kinds, " "); got != "header frame frame frame index seal footer" {
+	kinds = dumpKinds(t, merged, c)
+	if got := strings.Join(kinds, " "); got != "header frame frame frame frame index seal merge footer" {
 		t.Errorf("JSON lines: %s", got)
 	}
+}
+
+// mergeExample merges the example and a delta that overwrites a part of its second frame, and pins the point that is left.
+func mergeExample(t *testing.T, dir string, j *journal.Journal, c block.Codec, id block.DiskID) string {
+	t.Helper()
+	enc, err := codec.NewEncoder(codec.LevelZstd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &journaltest.Delta{
+		Header: block.DeltaHeader{Disk: id, Seq: 2, BlockSize: 4096, DiskSize: 1 << 20, Parent: j.Tip().Digest},
+		Seal:   block.Seal{Class: block.ClassCrash, Time: time.Unix(1767225610, 250e6).UTC(), Labels: map[string]string{"host": "web1"}},
+	}
+	f := enc.Data(12288, bytes.Repeat([]byte("stage "), 683)[:4096])
+	d.Frames = []journaltest.Frame{{Header: f.Header, Payload: bytes.Clone(f.Payload)}}
+	d.Finish(c)
+	if err := errors.Join(d.Write(j), j.Merge(context.Background(), 0, 2), j.Pin(2)); err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, "00000000000000000001-00000000000000000002.delta")
 }
 
 // dumpKinds are the kinds of the JSON lines.

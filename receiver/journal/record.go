@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/understudy-dr/understudy/internal/block"
@@ -26,8 +27,10 @@ import (
 const (
 	metaName      = "journal.json"
 	positionName  = "folded.json"
+	pinsName      = "pins.json"
 	metaMagic     = "USJOURNAL"
 	positionMagic = "USFOLDED"
+	pinsMagic     = "USPINS"
 
 	// Version is the version of a journal's directory that this code writes, and the newest that it reads. A release that
 	// stores anything in a new way raises it.
@@ -35,7 +38,8 @@ const (
 	//	1: the first
 	Version = 1
 
-	// maxRecord bounds a record: a position holds a seal, whose labels escape to six bytes for one at worst.
+	// maxRecord bounds a record: a position holds a seal, whose labels escape to six bytes for one at worst. Pins at their
+	// most, each with 20 digits and a comma, take less.
 	maxRecord = 8 * block.MaxSealSize
 
 	tmpSuffix = ".tmp"
@@ -134,5 +138,7 @@ func writeWhole(fsys FS, path string, text []byte) error {
 
 // isTemporary tells whether a crash may have left the file behind in the middle of something: nothing refers to it.
 func isTemporary(name string) bool {
-	return strings.HasSuffix(name, tmpSuffix) || strings.HasSuffix(name, openSuffix) || strings.HasSuffix(name, spillSuffix)
+	return slices.ContainsFunc([]string{tmpSuffix, openSuffix, spillSuffix, sortSuffix}, func(suffix string) bool {
+		return strings.HasSuffix(name, suffix)
+	})
 }

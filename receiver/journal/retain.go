@@ -3,64 +3,128 @@ package journal
 import (
 	"context"
 	"errors"
+	"syscall"
 	"time"
 
 	"github.com/understudy-dr/understudy/internal/block"
 )
 
-// Policy says which points may go. The newest always stays; a zero field asks for nothing.
+// Policy says which points may go. The newest always stays, and so do the newest consistent one and those that are pinned;
+// a zero field asks for nothing.
 type Policy struct {
-	Keep      time.Duration // points whose time is further back from Now go
-	MaxPoints int           // of what is left the oldest go, down to so many
-	MaxBytes  block.Size    // and until the deltas after the oldest point that stays take no more than that
+	Tiers     []Tier     // from the youngest; points older than the last one's span go
+	Latest    bool       // the volume stands at the newest consistent point, unless one before that is pinned
+	MaxPoints int        // of what is left so many stay; for the order of sacrifice see plan.sacrifice
+	MaxBytes  block.Size // and as many as bring the deltas after the oldest point that stays below that, in the same order
 	Now       time.Time
 }
 
-// Retain lets the points go that the policy does not keep, by folding up to the oldest that it keeps. Deltas before that,
-// the first sync's for instance, are folded too; where there is no point yet, all of them. Open views hold it up without an
-// error: the next Retain goes on.
+// gap is a run of deltas between two points that stay, up to and including the later one's.
+type gap struct{ after, upto block.Seq }
+
+// Retain lets the points go that the policy does not keep: those before the oldest that it keeps by folding, others by merging
+// their deltas into the next point that stays. Deltas that end in no point go the same way; where there is no point yet, all
+// are folded. Open views hold it up without an error: the next Retain goes on. It can be stopped and killed at any time.
+//
+// Damage in one delta, or a lack of room for a merge, does not keep the rest from being done; the error tells of it.
 func (j *Journal) Retain(ctx context.Context, p Policy) error {
-	err := j.Fold(ctx, j.horizon(p))
-	if errors.Is(err, ErrViewOpen) {
-		return nil
+	shorten := false
+	for {
+		before := len(j.Points())
+		gave, err := j.retainOnce(ctx, p, shorten)
+		full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+		switch {
+		case full && !shorten && ctx.Err() == nil:
+			shorten = true
+		case err != nil || !gave || len(j.Points()) >= before:
+			return err
+		}
 	}
-	return err
 }
 
-// horizon is the delta that the policy would have the volume stand at.
-func (j *Journal) horizon(p Policy) block.Seq {
+// retainOnce does what the policy asks as far as can be told now. gave tells that points were given up for their bytes: how
+// many those take, only merging shows.
+func (j *Journal) retainOnce(ctx context.Context, p Policy, shorten bool) (gave bool, err error) {
+	horizon, gaps, gave := j.plan(p, shorten)
+	if err := j.Fold(ctx, horizon); err != nil && !errors.Is(err, ErrViewOpen) && !errors.Is(err, ErrPinned) {
+		return gave, err
+	}
+	var damage error
+	for _, g := range gaps {
+		err := j.Merge(ctx, g.after, g.upto)
+		switch {
+		case errors.As(err, new(*block.CorruptionError)):
+			damage = errors.Join(damage, err)
+		case err != nil && !errors.Is(err, ErrPinned): // a point was pinned meanwhile
+			return gave, errors.Join(damage, err)
+		}
+	}
+	return gave, damage
+}
+
+// plan is the delta that the policy would have the volume stand at, and what it would have merged.
+func (j *Journal) plan(p Policy, shorten bool) (horizon block.Seq, gaps []gap, gave bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	points := j.points()
 	if len(points) == 0 {
-		return j.tip().Seq
+		return j.tip().Seq, nil, false
 	}
-	first, last := 0, len(points)-1
-	if p.Keep > 0 {
-		for first < last && points[first].Time.Before(p.Now.Add(-p.Keep)) {
-			first++
-		}
+	pl := newPlan(points)
+	pl.apply(p.Tiers, p.Now)
+	if p.Latest {
+		pl.latest(func(seq block.Seq) bool { return j.pins[seq] })
 	}
 	if p.MaxPoints > 0 {
-		first = max(first, len(points)-p.MaxPoints)
+		pl.sacrifice(p.Tiers, shorten, func() bool { return pl.kept() <= p.MaxPoints })
 	}
 	if p.MaxBytes > 0 {
-		first = max(first, j.oldestWithin(points, p.MaxBytes))
+		gave = pl.sacrifice(p.Tiers, shorten, func() bool { return j.guess(pl) <= p.MaxBytes })
 	}
-	return points[first].Seq
+	horizon, gaps = j.gaps(pl)
+	return horizon, gaps, gave
 }
 
-// oldestWithin is the oldest of points after which the deltas take no more than limit, or the newest.
-func (j *Journal) oldestWithin(points []Point, limit block.Size) int {
-	oldest, i, after := len(points)-1, len(j.deltas)-1, block.Size(0)
-	for n := len(points) - 1; n >= 0; n-- {
-		for ; i >= 0 && j.deltas[i].header.Seq > points[n].Seq; i-- {
-			after += j.deltas[i].foot.size
-		}
-		if after > limit {
-			break
-		}
-		oldest = n
+// guess is what the deltas after the oldest point that stays will take when the plan is carried out: as if a delta that is
+// merged took nothing. Where that is too good, the next round gives up more.
+func (j *Journal) guess(pl *plan) (bytes block.Size) {
+	i := 0
+	for i < len(pl.points) && !pl.points[i].keep {
+		i++
 	}
-	return oldest
+	oldest := pl.points[i].seq
+	for _, d := range j.deltas {
+		for i < len(pl.points) && pl.points[i].seq < d.header.Seq {
+			i++
+		}
+		gone := i < len(pl.points) && pl.points[i].seq == d.header.Seq && !pl.points[i].keep
+		if d.header.Seq > oldest && !gone {
+			bytes += d.foot.size
+		}
+	}
+	return bytes
+}
+
+// gaps are the runs of more than one delta between points that stay, where a point goes or no more can come. Elsewhere parts of
+// a first sync or an outage stay as they are: merging them frees little.
+func (j *Journal) gaps(pl *plan) (horizon block.Seq, gaps []gap) {
+	k, merge, last := 0, false, block.Seq(0)
+	for _, c := range pl.points {
+		if !c.keep {
+			merge = true
+			continue
+		}
+		n := 0
+		for k < len(j.deltas) && j.deltas[k].header.Seq <= c.seq {
+			n, k = n+1, k+1
+		}
+		switch {
+		case last == 0:
+			horizon = c.seq
+		case n > 1 && (merge || c.settled):
+			gaps = append(gaps, gap{after: last, upto: c.seq})
+		}
+		merge, last = false, c.seq
+	}
+	return horizon, gaps
 }

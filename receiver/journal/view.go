@@ -7,6 +7,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/understudy-dr/understudy/internal/block"
 )
@@ -22,17 +23,17 @@ type View struct {
 	size    block.Size // of the disk as of seq
 	base    block.Size // of the disk when the volume's position was taken: beyond it the volume counts for nothing
 	deltas  []*delta
-	extents []extent // in the order of the disk, none overlaps
+	extents []extent       // in the order of the disk, none overlaps
+	starts  []block.Offset // of every startEvery-th of extents: a search begins in what fits into the processor's cache
 
 	cache decoded
 	raw   sync.Pool // *[]byte of maxFrameSize
 
-	mu     sync.Mutex
-	closed bool
+	closed atomic.Bool
 }
 
 // View opens the disk as of the delta seq, which need not be a recovery point. It costs a read of the index of each delta
-// from the volume's position up to seq, and 48 bytes of memory for each frame. ErrNoPoint if there is no such delta any more.
+// from the volume's position up to seq, and 40 bytes of memory for each frame. ErrNoPoint if there is no such delta any more.
 func (j *Journal) View(seq block.Seq) (*View, error) {
 	v, err := j.register(seq)
 	if err != nil {
@@ -63,13 +64,19 @@ func (j *Journal) register(seq block.Seq) (*View, error) {
 	}
 	v := &View{j: j, seq: seq, size: j.pos.Size, base: j.pos.Size}
 	v.raw.New = func() any { b := make([]byte, maxFrameSize); return &b }
+	at := j.pos.Seq
 	for _, d := range j.deltas {
 		if d.header.Seq > seq {
 			break
 		}
-		d.refs++
 		v.deltas = append(v.deltas, d)
-		v.size = d.header.DiskSize
+		at, v.size = d.header.Seq, d.header.DiskSize
+	}
+	if at != seq {
+		return nil, fmt.Errorf("it was merged into the one after it; %s: %w", j.near(seq), ErrNoPoint)
+	}
+	for _, d := range v.deltas {
+		d.refs++
 	}
 	j.views[v]++
 	return v, nil
@@ -93,7 +100,7 @@ func (j *Journal) near(seq block.Seq) string {
 func (v *View) load() error {
 	var all []extent
 	for src, d := range v.deltas {
-		f, err := v.j.files.acquire(d.path)
+		f, err := v.j.files.acquire(d)
 		if err != nil {
 			return err
 		}
@@ -107,7 +114,21 @@ func (v *View) load() error {
 		}
 	}
 	v.extents = resolve(all)
+	for i := 0; i < len(v.extents); i += startEvery {
+		v.starts = append(v.starts, v.extents[i].rng.Off)
+	}
 	return nil
+}
+
+// startEvery is how many extents are between two of a view's starts.
+const startEvery = 32
+
+// find is the first extent that ends after off.
+func (v *View) find(off block.Offset) int {
+	k := sort.Search(len(v.starts), func(i int) bool { return v.starts[i] > off })
+	first := max(0, k-1) * startEvery // what is before it ends at or before a start that is not after off
+	part := v.extents[first:min(first+startEvery, len(v.extents))]
+	return first + sort.Search(len(part), func(i int) bool { return part[i].rng.End() > off })
 }
 
 // Seq is the delta that the view is as of.
@@ -128,11 +149,7 @@ func (v *View) Sync() error { return nil }
 
 // Close implements block.Device. Files that were folded meanwhile are removed.
 func (v *View) Close() error {
-	v.mu.Lock()
-	closed := v.closed
-	v.closed = true
-	v.mu.Unlock()
-	if closed {
+	if v.closed.Swap(true) {
 		return nil
 	}
 	v.j.mu.Lock()
@@ -141,15 +158,9 @@ func (v *View) Close() error {
 	return v.j.unref(v.deltas)
 }
 
-func (v *View) isClosed() bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.closed
-}
-
 // ReadAt implements block.Device.
 func (v *View) ReadAt(p []byte, off int64) (int, error) {
-	if v.isClosed() {
+	if v.closed.Load() {
 		return 0, fmt.Errorf("read view %v: %w", v.seq, block.ErrClosed)
 	}
 	if off < 0 {
@@ -186,7 +197,7 @@ func (v *View) ReadAt(p []byte, off int64) (int, error) {
 
 // pieces visits what r is made of, in order: parts of extents, and nil for what lies between them.
 func (v *View) pieces(r block.Range, visit func(r block.Range, e *extent) error) error {
-	i := sort.Search(len(v.extents), func(i int) bool { return v.extents[i].rng.End() > r.Off })
+	i := v.find(r.Off)
 	for pos := r.Off; pos < r.End(); {
 		next, e := r.End(), (*extent)(nil)
 		if i < len(v.extents) {
@@ -224,9 +235,11 @@ func (v *View) readBase(dst []byte, off block.Offset) error {
 // readFrame reads r, a part of the frame of e, and keeps the frame decoded if it was not read whole.
 func (v *View) readFrame(dst []byte, r block.Range, e *extent) error {
 	key := frameKey{src: e.src, number: e.number}
-	if f, ok := v.cache.get(key); ok {
-		copy(dst, f.plain[r.Off-f.rng.Off:])
-		return nil
+	if r != e.rng || r.Len != block.Size(e.payload) { // else it is whole and plain, most likely, and never kept
+		if f, ok := v.cache.get(key); ok {
+			copy(dst, f.plain[r.Off-f.rng.Off:])
+			return nil
+		}
 	}
 	buf := v.raw.Get().(*[]byte)
 	defer v.raw.Put(buf)
@@ -257,32 +270,15 @@ func (v *View) readFrame(dst []byte, r block.Range, e *extent) error {
 	return nil
 }
 
-// fetch reads the frame of e into buf and holds its header against the index.
+// fetch reads the frame of e into buf.
 func (v *View) fetch(buf []byte, e *extent) (block.FrameHeader, []byte, error) {
 	d := v.deltas[e.src]
-	if e.payload > block.MaxFramePayload {
-		return block.FrameHeader{}, nil, d.corrupt(d.foot.indexAt, fmt.Errorf("payload of %d bytes: %w", e.payload, block.ErrMalformed))
-	}
-	f, err := v.j.files.acquire(d.path)
+	f, err := v.j.files.acquire(d)
 	if err != nil {
 		return block.FrameHeader{}, nil, err
 	}
 	defer v.j.files.release(f)
-	raw := buf[:block.FrameHeaderSize+int(e.payload)]
-	if err := d.readFull(f, raw, e.pos, e.pos); err != nil {
-		return block.FrameHeader{}, nil, err
-	}
-	h, err := block.ParseFrameHeader(raw)
-	if err == nil {
-		err = checkFrame(h, d.header.DiskSize, uint64(e.number))
-	}
-	if err == nil && (h.Kind != block.FrameData || h.Payload != e.payload || h.Range.Intersect(e.rng) != e.rng) {
-		err = fmt.Errorf("frame of range %v where the index has one for %v: %w", h.Range, e.rng, block.ErrMalformed)
-	}
-	if err != nil {
-		return h, nil, d.corrupt(e.pos, err)
-	}
-	return h, raw[block.FrameHeaderSize:], nil
+	return d.fetch(f, buf, e)
 }
 
 // Extents implements block.Extenter: zero frames, what the disk grew by, and the volume's own holes are holes.

@@ -23,8 +23,7 @@ type Writer struct {
 	out    *output
 	index  indexLog
 
-	frames           uint64
-	payload, covered block.Size
+	held content
 
 	err  error // why the delta can't be committed any more
 	done bool
@@ -113,7 +112,7 @@ func (w *Writer) Append(h block.FrameHeader, frame []byte) error {
 		return err
 	}
 	if err := w.append(h, frame); err != nil {
-		w.err = fmt.Errorf("append frame %d of delta %v: %w", w.frames, w.header.Seq, err)
+		w.err = fmt.Errorf("append frame %d of delta %v: %w", w.held.frames, w.header.Seq, err)
 		return w.err
 	}
 	return nil
@@ -127,10 +126,10 @@ func (w *Writer) append(h block.FrameHeader, frame []byte) error {
 	if parsed != h || len(frame) != block.FrameHeaderSize+int(h.Payload) {
 		return fmt.Errorf("%d bytes that begin with another header: %w", len(frame), block.ErrMalformed)
 	}
-	if err := checkFrame(h, w.header.DiskSize, w.frames); err != nil {
+	if err := checkFrame(h, w.header.DiskSize, w.held.frames); err != nil {
 		return err
 	}
-	if w.frames == maxFrames {
+	if w.held.frames == maxFrames {
 		return fmt.Errorf("a delta has at most %d frames: %w", uint64(maxFrames), block.ErrOutOfRange)
 	}
 	e := indexEntry{rng: h.Range, pos: w.out.pos(), payload: h.Payload}
@@ -141,9 +140,7 @@ func (w *Writer) append(h block.FrameHeader, frame []byte) error {
 		return err
 	}
 	w.chain.Write(frame)
-	w.frames++
-	w.payload += block.Size(h.Payload)
-	w.covered += h.Range.Len
+	w.held.add(h)
 	return nil
 }
 
@@ -171,7 +168,10 @@ func (w *Writer) Commit(s block.Seal) error {
 	defer w.end()
 	name := deltaName(w.header.Seq)
 	s.Time = s.Time.UTC()
-	d := &delta{path: w.j.path(name), name: name, header: w.header, seal: s, foot: foot}
+	d := &delta{
+		path: w.j.path(name), name: name, span: span{s.Seq, s.Seq}, header: w.header, seal: s, held: w.held,
+		digest: s.Digest, foot: foot,
+	}
 	if err := w.publish(d); err != nil {
 		return fmt.Errorf("commit delta %v: %w", w.header.Seq, err)
 	}
@@ -183,9 +183,9 @@ func (w *Writer) verify(s block.Seal) error {
 	if err := s.Check(); err != nil {
 		return fmt.Errorf("commit delta %v: %w", w.header.Seq, err)
 	}
-	if s.Seq != w.header.Seq || s.Frames != w.frames || s.Payload != w.payload || s.Covered != w.covered {
-		return fmt.Errorf("commit delta %v: seal of %v with %d frames, %d bytes for %d of the disk; %d, %d, %d came: %w",
-			w.header.Seq, s.Seq, s.Frames, s.Payload, s.Covered, w.frames, w.payload, w.covered, ErrSeal)
+	if s.Seq != w.header.Seq || s.Frames != w.held.frames || s.Payload != w.held.payload || s.Covered != w.held.covered {
+		return fmt.Errorf("commit delta %v: seal of %v with %v; %v came: %w",
+			w.header.Seq, s.Seq, content{s.Frames, s.Payload, s.Covered}, w.held, ErrSeal)
 	}
 	if w.chain.Seal(s) != s.Digest {
 		return fmt.Errorf("commit delta %v: digest: %w", w.header.Seq, ErrSeal)
@@ -197,39 +197,48 @@ func (w *Writer) verify(s block.Seal) error {
 func (w *Writer) finish(s block.Seal) (footer, error) {
 	var f footer
 	f.indexAt = w.out.pos()
-	if err := w.index.writeTo(w.out, w.frames); err != nil {
+	if err := w.index.writeTo(w.out, w.held.frames); err != nil {
 		return f, err
 	}
 	f.sealAt = w.out.pos()
 	tail := s.Append(nil)
-	f.size = block.Size(f.sealAt) + block.Size(len(tail)) + footerSize
+	f.mergeAt = f.sealAt + block.Offset(len(tail))
+	f.size = block.Size(f.mergeAt) + footerSize
 	if err := w.out.write(f.append(tail)); err != nil {
 		return f, err
 	}
 	return f, w.out.sync()
 }
 
-// publish gives the finished file its name and adds the delta. An error takes the name away again; where that fails too,
-// nobody can say whether the delta is there, and the journal is not written any more until it is opened anew.
+// publish gives the finished file its name and adds the delta.
 func (w *Writer) publish(d *delta) error {
 	j := w.j
-	err := j.fs.Rename(w.out.path, d.path)
-	if err == nil {
-		err = j.fs.SyncDir(j.dir)
-	}
-	if err != nil {
-		for _, path := range []string{d.path, w.out.path} {
-			if e := j.fs.Remove(path); e != nil && !errors.Is(e, fs.ErrNotExist) {
-				j.breakWith(fmt.Errorf("delta %v can't be taken back (%w): restart the receiver", d.header.Seq, e))
-				err = errors.Join(err, e)
-			}
-		}
+	if err := j.giveName(w.out.path, d); err != nil {
 		return err
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.deltas = append(j.deltas, d)
 	return nil
+}
+
+// giveName gives the synced file at from the name of d, durably. An error takes the name away again; where that fails too,
+// nobody can say whether the delta is there, and the journal is not written any more until it is opened anew.
+func (j *Journal) giveName(from string, d *delta) error {
+	err := j.fs.Rename(from, d.path)
+	if err == nil {
+		err = j.fs.SyncDir(j.dir)
+	}
+	if err == nil {
+		return nil
+	}
+	for _, path := range []string{d.path, from} {
+		if e := j.fs.Remove(path); e != nil && !errors.Is(e, fs.ErrNotExist) {
+			j.breakWith(fmt.Errorf("delta %v can't be taken back (%w): restart the receiver", d.span, e))
+			err = errors.Join(err, e)
+		}
+	}
+	return err
 }
 
 func (j *Journal) breakWith(err error) {

@@ -189,6 +189,34 @@ func (f *FS) SyncDir(dir string) error {
 	return nil
 }
 
+// Clone is a copy with all that is durable and all that is not, and no open files. Fail and Limit are not copied.
+func (f *FS) Clone() *FS {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	nodes := map[*inode]*inode{}
+	twin := func(n *inode) *inode {
+		if n == nil {
+			return nil
+		}
+		if nodes[n] == nil { // writes are put into place, what is durable and what is pending is never changed
+			nodes[n] = &inode{now: slices.Clone(n.now), durable: slices.Clone(n.durable), pending: slices.Clone(n.pending)}
+		}
+		return nodes[n]
+	}
+	c := New()
+	for name, n := range f.names {
+		c.names[name] = twin(n)
+	}
+	for name, n := range f.durable {
+		c.durable[name] = twin(n)
+	}
+	for _, op := range f.pending {
+		op.node = twin(op.node)
+		c.pending = append(c.pending, op)
+	}
+	return c
+}
+
 // Crash is a loss of power. Open handles fail from now on.
 func (f *FS) Crash(rng *rand.Rand) {
 	f.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 
 	"github.com/understudy-dr/understudy/internal/block"
@@ -108,6 +109,13 @@ func (f *Forgetting) Geometry() block.Geometry {
 
 // Close implements block.Device. The Device can be used on: it stands for the disk, not for a handle.
 func (f *Forgetting) Close() error { return nil }
+
+// Clone is a copy with all that is durable and all that is not.
+func (f *Forgetting) Clone() *Forgetting {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return &Forgetting{now: slices.Clone(f.now), durable: slices.Clone(f.durable), pending: slices.Clone(f.pending)}
+}
 
 // Crash is a loss of power: of the writes since the last Sync any sectors survive, and any of the resizes. What survived is
 // durable then.
