@@ -41,6 +41,7 @@ type disk struct {
 	pump    *pump
 	residue *residue
 	trouble string       // the last error logged, so that it is logged once
+	absence absence      // of recovery points
 	acked   atomic.Int64 // deltas of this agent that the target has acknowledged
 
 	mu     sync.Mutex
@@ -64,6 +65,7 @@ type DiskStatus struct {
 	Done      block.Size     `json:"done_bytes"`
 	Changed   block.Size     `json:"changed_bytes"` // of disk, over all points of this agent
 	Sent      block.Size     `json:"sent_bytes"`    // of payload, over all deltas of this agent
+	Pace      *PaceStatus    `json:"pace,omitempty"` // writes against the link; none before the first measurement
 	Tracker   capture.Status `json:"tracker"`
 }
 
@@ -123,7 +125,10 @@ func (d *disk) openDevice(cfg Config) error {
 		d.dev.Close()
 		return err
 	}
-	d.residue = newResidue(cfg.Residue / block.Size(len(cfg.Disks)))
+	if d.residue, err = newResidue(cfg.Residue / block.Size(len(cfg.Disks))); err != nil {
+		d.dev.Close()
+		return err
+	}
 	d.status = DiskStatus{
 		ID: d.id, Device: d.path, Size: d.pump.size, State: StateWaiting, Tracker: d.tracker.Status(),
 	}
@@ -148,6 +153,7 @@ func (d *disk) close() {
 	d.closed = true
 	d.dev.Close()
 	d.tracker.Close()
+	d.residue.arena.close()
 }
 
 // gone tells whether close was called.

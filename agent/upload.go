@@ -29,6 +29,8 @@ type upload struct {
 
 	generation block.Generation
 	open       *delta
+	pace       pace
+	budget     time.Duration // of a freeze
 
 	mu     sync.Mutex
 	closed bool
@@ -64,6 +66,7 @@ func startUpload(ctx context.Context, d *disk, s *link.Session, cfg Config, code
 	}
 	u := &upload{
 		disk: d, codec: codec, log: log, stream: stream, generation: opened.Generation,
+		budget: cfg.FreezeBudget, pace: pace{interval: cfg.Interval},
 		acks: make(chan wire.Ack, 1), done: make(chan struct{}),
 	}
 	u.ctx, u.cancel = context.WithCancelCause(ctx)
@@ -191,26 +194,6 @@ func (u *upload) full() bool {
 	return u.open.payload() >= partBytes || time.Since(u.open.start) > partTime && u.open.payload() > 0
 }
 
-// precopy sends what is dirty until little is left or more passes would not help.
-func (u *upload) precopy(ctx context.Context) error {
-	d := u.disk
-	before := block.Size(-1)
-	for range maxPasses {
-		if _, err := d.set.Take(); err != nil {
-			return err
-		}
-		left := d.set.BlockSize().Bytes(d.set.Left())
-		if left <= smallResidue || before >= 0 && left > before-before/8 {
-			return nil
-		}
-		before = left
-		if err := u.sweep(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // sweep sends all that the set holds now, in as many parts as it takes. It returns with a delta open.
 func (u *upload) sweep(ctx context.Context) error {
 	for {
@@ -276,6 +259,7 @@ func (u *upload) commit(ctx context.Context, class block.Class, flags block.Seal
 	d.update(func(n *note) { n.Acked = n.Sealed })
 	d.set.Ack()
 	d.acked.Add(1)
+	u.pace.acked(seal)
 	d.show(func(s *DiskStatus) {
 		s.Sent += seal.Payload
 		s.Done = min(s.Done+seal.Covered, s.Total)

@@ -1,0 +1,5 @@
+package agent
+
+const guestVariable = "understudy_guest"
+
+func guest(string) {}
