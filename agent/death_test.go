@@ -249,9 +249,14 @@ func newMemoryGroup(t *testing.T, limit int64) memoryGroup {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := os.Remove(dir); err != nil {
-			t.Error(err)
+		var err error
+		for range 1000 { // until the last process in it is gone for good
+			if err = os.Remove(dir); err == nil {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
 		}
+		t.Error(err)
 	})
 	if err := os.WriteFile(filepath.Join(dir, limitFile), []byte(strconv.FormatInt(limit, 10)), 0); err != nil {
 		t.Fatal(err)

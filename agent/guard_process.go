@@ -16,8 +16,9 @@ import (
 
 // What the guard's process does, and why it can while the disk under everything is frozen:
 //
-//   - All its pages are locked before anything is frozen, those of its program included; it opens no file and starts no
-//     thread while a clock runs, and its garbage collector rests. So it needs no disk and no memory.
+//   - Its pages are locked before anything is frozen, those of its program included; it opens no file and starts no thread
+//     while a clock runs, its garbage collector rests, and it has thawed once, nothing, to have been through all that code and
+//     memory. So it needs no disk and no memory.
 //   - A kernel that is out of memory passes it by, or takes the agent first; its threads go before all ordinary ones where the host allows it, and no
 //     polite signal ends it: it ends with the agent.
 //   - Each file system has a thread of its own to thaw it. A thaw waits for a freeze that is still under way, and an inner
@@ -27,8 +28,8 @@ import (
 // RunGuard is the guard's main: it serves the agent at the other end of conn until that is closed.
 func RunGuard(conn *os.File) error {
 	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
-	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE); err != nil {
-		return fmt.Errorf("lock the guard in memory: %w; it needs CAP_IPC_LOCK or an unlimited RLIMIT_MEMLOCK (systemd: LimitMEMLOCK=infinity)", err)
+	if err := lockPages(); err != nil {
+		return err
 	}
 	if setOOMScore(-1000) != nil {
 		_ = setOOMScore(0) // without CAP_SYS_RESOURCE: still less than the agent has, see lockMemory
@@ -36,8 +37,18 @@ func RunGuard(conn *os.File) error {
 	debug.SetGCPercent(-1) // see disarm
 	runtime.LockOSThread()
 	hurry()
-	s := &guardState{sock: int(conn.Fd()), results: make(chan thawResult, 1)}
+	s := &guardState{sock: int(conn.Fd())}
+	s.rehearse()
 	return s.serve()
+}
+
+// rehearse thaws nothing: what it takes is then in memory, locked.
+func (s *guardState) rehearse() {
+	s.grow()
+	s.thawers[0].fd, s.used, s.began = -1, 1, time.Now()
+	s.late()
+	s.wait()
+	s.used = 0
 }
 
 // hurry puts the calling thread before all ordinary ones: a host whose processors are all busy thaws in time too.

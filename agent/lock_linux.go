@@ -11,24 +11,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockMemory sees to it that the agent needs no page from a disk while it holds the disks frozen: neither of its program, which
-// may lie on one of them, nor of its data, which may have been swapped out to one.
-//
-// What the agent has touched stays in memory from then on, and so does what it will touch (MCL_ONFAULT: locking all that is
-// mapped at once would make real what the Go runtime only reserves). What it has not touched yet it can do without, but for
-// its program: that is brought in whole, since no one can say which page of it the next freeze will run through.
+// lockMemory sees to it that the agent needs no page from a disk while it holds the disks frozen (lockPages). It needs
+// CAP_IPC_LOCK. Without it the agent works all the same: reading from a frozen disk is possible, and what takes too long is
+// ended by the guard, which does not start without being locked.
 //
 // It also offers the agent as the first to go when the host is out of memory, unless somebody has set that already: it goes
 // before its guard, and before the applications that it is there for. It can: tracking goes on in the kernel.
-//
-// It needs CAP_IPC_LOCK. Without it the agent works all the same: reading from a frozen disk is possible, and what takes too
-// long is ended by the guard, which does not start without being locked.
 func lockMemory() error {
 	if raw, err := os.ReadFile(oomScoreFile); err == nil && strings.TrimSpace(string(raw)) == "0" {
 		_ = setOOMScore(oomScore) // anybody may make it higher
 	}
+	return lockPages()
+}
+
+// lockPages keeps in memory what the process has touched, and what it will touch: neither its program, which may lie on a frozen
+// disk, nor its data, which may be swapped out to one, is to be fetched from there. Locking all that is mapped instead would
+// make real what the Go runtime only reserves, several times what it uses. What was never touched can be done without, but
+// for the program: that is brought in whole, since no one can say through which page of it the next freeze will run.
+func lockPages() error {
 	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
-		return fmt.Errorf("lock the agent in memory: %w; give it CAP_IPC_LOCK, or an unlimited RLIMIT_MEMLOCK (systemd: LimitMEMLOCK=infinity)", err)
+		return fmt.Errorf("lock pages in memory: %w; it takes CAP_IPC_LOCK, or an unlimited RLIMIT_MEMLOCK (systemd: LimitMEMLOCK=infinity)", err)
 	}
 	return lockProgram()
 }
