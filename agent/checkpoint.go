@@ -14,7 +14,7 @@ import (
 // How the group takes a recovery point:
 //
 //  1. pre-copy: every member sends what is dirty, again and again, until little is left      (members in parallel; precopy.go)
-//  2. write back what the file systems hold (syncfs), send what that made dirty, and again while it takes long; arm the guard
+//  2. write back what the file systems hold (syncfs), send what that made dirty, and again until it takes no time
 //  3. freeze all file systems of all members                                                 (3 to 5 are the frozen section: cut.go)
 //  4. swap every member's marks; read what they left into memory; swap again: no mark may have come
 //  5. thaw
@@ -116,7 +116,8 @@ func (g *group) cutOnce(ctx context.Context, members []*upload, l layout) cut {
 	return c
 }
 
-// settleDown does step 2. What a freeze has to write back delays it as much as what it has to read.
+// settleDown does step 2. What a freeze has to write back delays it as much as what it has to read, and nobody can call it off
+// while it does: so the last thing before it is a syncfs that had little to do.
 func (g *group) settleDown(ctx context.Context, members []*upload) error {
 	last := time.Duration(-1)
 	for range syncRounds {
@@ -124,15 +125,28 @@ func (g *group) settleDown(ctx context.Context, members []*upload) error {
 		if err != nil {
 			return err
 		}
+		if took < g.cfg.FreezeBudget/4 && g.fit(members) {
+			return nil
+		}
 		if len(forEach(members, func(u *upload) error { return u.precopy(ctx) })) < len(members) {
 			return errors.New("a member of the group failed during pre-copy; no recovery point")
 		}
-		if took < g.cfg.FreezeBudget/4 || last >= 0 && took > last-last/8 {
-			return nil
+		if last >= 0 && took > last-last/8 {
+			break // it does not get less
 		}
 		last = took
 	}
-	return nil
+	return g.freezer.sync()
+}
+
+// fit tells whether what every member has left is read within the budget.
+func (g *group) fit(members []*upload) bool {
+	for _, u := range members {
+		if _, err := u.disk.set.Take(); err != nil || !u.fits(u.left()) {
+			return false
+		}
+	}
+	return true
 }
 
 // judge decides what the point of a cut is worth: whose writes went on, and whether that may be.
@@ -224,9 +238,7 @@ func (u *upload) finishPoint(ctx context.Context, c cut, labels map[string]strin
 	if err != nil {
 		return err
 	}
-	if err := u.endPace(&c); err != nil {
-		return err
-	}
+	u.endPace(&c)
 	u.showPoint(seal, c)
 	return nil
 }

@@ -238,8 +238,7 @@ func TestMountsOfOtherNamespaces(t *testing.T) {
 	image, mnt := filepath.Join(dir, "image"), filepath.Join(dir, "mnt")
 	output(t, "truncate", "-s", "64M", image)
 	output(t, "mkfs.ext4", "-q", image)
-	dev := output(t, "losetup", "-f", "--show", image)
-	t.Cleanup(func() { exec.Command("losetup", "-d", dev).Run() })
+	dev := loop(t, image)
 	if err := os.Mkdir(mnt, 0o700); err != nil {
 		t.Fatal(err)
 	}

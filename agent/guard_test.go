@@ -72,14 +72,22 @@ func scratch(t *testing.T) string {
 	return dir
 }
 
+// loop is a loop device over a file.
+func loop(t *testing.T, image string) string {
+	t.Helper()
+	dev := output(t, "losetup", "-f", "--show", image)
+	t.Cleanup(func() { exec.Command("losetup", "-d", dev).Run() })
+	output(t, "blockdev", "--setrw", dev) // one that was set read-only stays so after it was detached
+	return dev
+}
+
 // ext4 makes a file system in dir/name, on a loop device, and mounts it at dir/name.mnt.
 func ext4(t *testing.T, dir, name, size string) (dev, mnt string) {
 	t.Helper()
 	image, mnt := filepath.Join(dir, name), filepath.Join(dir, name+".mnt")
 	output(t, "truncate", "-s", size, image)
-	output(t, "mkfs.ext4", "-q", image)
-	dev = output(t, "losetup", "-f", "--show", image)
-	t.Cleanup(func() { exec.Command("losetup", "-d", dev).Run() })
+	dev = loop(t, image)
+	output(t, "mkfs.ext4", "-q", dev)
 	if err := os.Mkdir(mnt, 0o700); err != nil {
 		t.Fatal(err)
 	}

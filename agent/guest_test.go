@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/understudy-dr/understudy/agent/capture"
 )
 
 // Some layouts need a machine of their own: one whose / may freeze, one that has LVM and md. They run in a guest: a
@@ -115,9 +117,9 @@ func guestRun(line string) error {
 	return nil
 }
 
-// layoutScript makes, of six disks: a volume group over two, with a volume that needs both and is mounted twice and bound once;
+// layoutScript makes, of seven disks: a volume group over two, with a volume that needs both and is mounted twice and bound once;
 // a mirror of two, with a volume group on top; one disk mapped into two halves by device mapper, of which one is mounted, and
-// one with a file system of its own.
+// one with a file system of its own, and one that is swap; the mirror holds a swap file too.
 const layoutScript = `
 mount -t tmpfs tmpfs /tmp; mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /mnt
 mkdir -p /tmp/um/lib/modules; mount -t hostfs -o /usr/lib/uml/modules none /tmp/um/lib/modules
@@ -135,6 +137,8 @@ mkfs.xfs -q -f /dev/ubdf || mkfs.ext4 -q /dev/ubdf
 mount /dev/mapper/two-both /mnt/both; mount /dev/mapper/two-both /mnt/again; mkdir /mnt/both/sub; mount --bind /mnt/both/sub /mnt/bound
 mount /dev/mapper/mirror-vol /mnt/mirror; mount /dev/mapper/low /mnt/low
 mount /dev/ubdf /mnt/plain
+mkswap -q /dev/ubdg; swapon /dev/ubdg
+dd if=/dev/zero of=/mnt/mirror/swap bs=1M count=8 status=none; chmod 600 /mnt/mirror/swap; mkswap -q /mnt/mirror/swap; swapon /mnt/mirror/swap
 `
 
 // guestLayouts finds and freezes what stands on LVM, md and plain disks.
@@ -145,6 +149,9 @@ func guestLayouts() error {
 	onDisk := map[string][]string{
 		"/dev/ubda": {"/mnt/both"}, "/dev/ubdb": {"/mnt/both"}, "/dev/ubdc": {"/mnt/mirror"}, "/dev/ubdd": {"/mnt/mirror"},
 		"/dev/ubde": {"/mnt/low"}, "/dev/ubdf": {"/mnt/plain"},
+	}
+	if err := guestSwaps(); err != nil {
+		return err
 	}
 	var all []string
 	for disk, want := range onDisk {
@@ -199,6 +206,35 @@ func guestLayouts() error {
 		}
 	}
 	fmt.Println("guest: frozen together:", pathsOf(mounts))
+	return nil
+}
+
+// guestSwaps finds the swap of a disk that is nothing else, which is left out of the count of writes, and a swap file, which
+// can't be.
+func guestSwaps() error {
+	swaps, err := readSwaps()
+	if err != nil {
+		return err
+	}
+	for path, want := range map[string]string{"/dev/ubdg": "", "/dev/ubdc": "/mnt/mirror/swap", "/dev/ubda": ""} {
+		d := &disk{path: path}
+		if d.opened, err = lookAtDevice(path); err != nil {
+			return err
+		}
+		d.tracker = newMarkedByHand(d.opened.size)
+		d.set, d.pump = capture.NewSet(d.tracker), &pump{size: d.opened.size}
+		devs, err := devicesAbove(d.opened.number)
+		if err != nil {
+			return err
+		}
+		if loose := ignoreSwap(d, devs, swaps); (loose == "") != (want == "") || !strings.Contains(loose, want) {
+			return fmt.Errorf("the swap of %s: %q, want %q of %v", path, loose, want, swaps)
+		}
+		d.tracker.(*markedByHand).mark(5)
+		if n, err := d.set.Take(); err != nil || (n == 0) != (path == "/dev/ubdg") {
+			return fmt.Errorf("%s: %d marks count, %w", path, n, err)
+		}
+	}
 	return nil
 }
 
@@ -271,7 +307,7 @@ func TestLayouts(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "program") // the guest has a /dev of its own, and with it a /dev/shm
 	buildGuest(t, program)
 	args := []string{"rootfstype=hostfs", "rootflags=/", "ro", "init=" + program}
-	for i := range 6 {
+	for i := range 7 {
 		image := filepath.Join(dir, fmt.Sprintf("disk%d", i))
 		output(t, "truncate", "-s", "384M", image)
 		args = append(args, fmt.Sprintf("ubd%d=%s", i, image))

@@ -13,7 +13,7 @@ var errOutpaced = errors.New("the copy does not converge")
 
 // PaceStatus is how fast a disk is written against how fast its changes reach the target, over the last point's time.
 type PaceStatus struct {
-	Dirtied    float64       `json:"dirtied_bytes_per_second"` // of disk; a block that is written twice in a pass counts once
+	Dirtied    float64       `json:"dirtied_bytes_per_second"` // written to the disk, as the tracker counts it
 	Drained    float64       `json:"drained_bytes_per_second"` // of disk, acknowledged; 0 before enough was sent to tell
 	Sent       float64       `json:"sent_bytes_per_second"`    // of payload, which compression and zeroes make less
 	Converging bool          `json:"converging"`
@@ -27,7 +27,7 @@ const paceLeast = block.MiB
 // pace measures one upload from the start of a point to its end.
 type pace struct {
 	began    time.Time
-	taken    uint64 // marks, when it began
+	marked   block.Size // by the tracker, when it began
 	backlog  block.Size
 	covered  block.Size // of disk, acknowledged since
 	payload  block.Size
@@ -43,23 +43,19 @@ func (p *pace) acked(s block.Seal) {
 
 // startPace begins to measure.
 func (u *upload) startPace() error {
-	taken, err := u.disk.set.Take()
+	_, err := u.disk.set.Take()
 	p := &u.pace
-	p.began, p.taken, p.covered, p.payload = time.Now(), taken, 0, 0
+	p.began, p.marked, p.covered, p.payload = time.Now(), u.disk.tracker.Status().Marked, 0, 0
 	p.backlog = u.left()
 	return err
 }
 
 // endPace ends the measurement, shows it, and adds its figures to what the cut says of a copy that does not converge.
-func (u *upload) endPace(c *cut) error {
-	taken, err := u.disk.set.Take()
-	if err != nil {
-		return err
-	}
+func (u *upload) endPace(c *cut) {
 	p := &u.pace
 	took := time.Since(p.began)
 	s := &p.shown
-	s.Dirtied = float64(u.disk.set.BlockSize().Bytes(block.Count(taken-p.taken))) / took.Seconds()
+	s.Dirtied = float64(u.disk.tracker.Status().Marked-p.marked) / took.Seconds()
 	if p.covered >= paceLeast {
 		s.Drained, s.Sent = float64(p.covered)/took.Seconds(), float64(p.payload)/took.Seconds()
 	}
@@ -74,7 +70,6 @@ func (u *upload) endPace(c *cut) error {
 	}
 	shown := *s
 	u.disk.show(func(st *DiskStatus) { st.Pace = &shown })
-	return nil
 }
 
 // advice is what would make the copy converge.

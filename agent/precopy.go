@@ -27,7 +27,7 @@ func (u *upload) precopy(ctx context.Context) error {
 			return err
 		}
 		left := u.left()
-		if left <= d.residue.room() && d.pump.rate.time(left) <= u.budget/2 || before >= 0 && left > before-before/8 {
+		if u.fits(left) || before >= 0 && left > before-before/8 {
 			return nil
 		}
 		before = left
@@ -36,6 +36,11 @@ func (u *upload) precopy(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// fits tells whether a freeze may be left to read so much.
+func (u *upload) fits(left block.Size) bool {
+	return left <= u.disk.residue.room() && u.disk.pump.rate.time(left) <= u.budget/2
 }
 
 // left is how many bytes of disk the open delta lacks.

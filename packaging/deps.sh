@@ -17,6 +17,10 @@ needs=(
 	sqlite3:sqlite3           # the demo's database
 	fio:fio                   # make bench
 	ps:procps
+	linux.uml:user-mode-linux # guests whose root may freeze, and that have LVM and md
+	lvm:lvm2
+	dmsetup:dmsetup
+	mdadm:mdadm
 	modprobe:kmod             # the loop module, where the kernel does not have it built in
 )
 packages=()

@@ -315,7 +315,10 @@ func (s *site) loopDisk(name string, size int64) string {
 		s.t.Fatal(err)
 	}
 	dev := must(s.t, "losetup", "-f", "--show", "--direct-io=off", path)
-	s.t.Cleanup(func() { exec.Command("losetup", "-d", dev).Run() })
+	s.t.Cleanup(func() {
+		exec.Command("blockdev", "--setrw", dev).Run() // it would stay read-only for whoever gets it next
+		exec.Command("losetup", "-d", dev).Run()
+	})
 	return dev
 }
 

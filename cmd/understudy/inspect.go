@@ -74,6 +74,8 @@ func (r statusReport) text(w io.Writer) {
 			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%v\t%v\t%v\t%v\n", d.Device, d.State, point, lag, d.Pending, d.Changed, d.Sent, d.ID)
 			if d.Error != "" {
 				fmt.Fprintf(t, "  %s\n", d.Error)
+			} else if d.Pace != nil && d.Pace.Advice != "" {
+				fmt.Fprintf(t, "  %s\n", d.Pace.Advice)
 			}
 		}
 	}
