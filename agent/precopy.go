@@ -53,13 +53,13 @@ func (u *upload) readable(cfg Config) error {
 	}
 	left := u.left()
 	takes := u.disk.pump.rate.time(left)
-	switch limit := cfg.freezeLimit(); {
+	switch {
 	case left > u.disk.residue.room():
 		return fmt.Errorf("%s: %w: after pre-copy %v are still to be sent, and a freeze may read %v",
 			u.disk.path, errOutpaced, left, u.disk.residue.room())
-	case takes > limit && cfg.freezes():
+	case takes > cfg.FreezeBudget && cfg.freezes():
 		return fmt.Errorf("%s: %w: after pre-copy %v are still to be sent, which a freeze would take %v to read; it may take %v",
-			u.disk.path, errOutpaced, left, takes.Round(time.Millisecond), limit)
+			u.disk.path, errOutpaced, left, takes.Round(time.Millisecond), cfg.FreezeBudget)
 	}
 	return nil
 }
