@@ -229,7 +229,7 @@ func (u *upload) finishPoint(ctx context.Context, c cut, labels map[string]strin
 	}
 	if why := c.fuzzy[u]; why != "" {
 		class = block.ClassFuzzy
-		labels = map[string]string{"host": labels["host"], fuzzyLabel: why}
+		labels = map[string]string{"host": labels["host"], fuzzyLabel: why[:min(len(why), block.MaxLabelValue)]}
 	}
 	if c.err != nil {
 		class, c.at = block.ClassNone, time.Now()

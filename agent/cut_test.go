@@ -134,6 +134,7 @@ func TestACutReadsTheDisk(t *testing.T) {
 	if m.disk.residue, err = newResidue(64 * block.MiB); err != nil {
 		t.Fatal(err)
 	}
+	m.disk.residue.arena.warm(block.MiB)
 	f := &freezer{guard: startGuard(t), limit: time.Minute}
 	c := startCutter(f, 1)
 	defer c.stop()
