@@ -79,6 +79,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.log.Info("tracking", "disk", path, "id", d.id.String(), "size", d.pump.size,
 			"resumed", d.tracker.Keep().Resumed, "how", d.tracker.Status().Detail)
 	}
+	if err := lockMemory(); err != nil {
+		a.log.Warn("not locked in memory: a freeze may take longer on a host that is short of it, and the guard ends it then", "err", err)
+	}
 	guard, err := StartGuard(a.parts.Guard...)
 	if err != nil {
 		return err
@@ -145,7 +148,10 @@ func (a *Agent) serve(ctx context.Context, s *link.Session, guard *Guard) error 
 		case <-ctx.Done():
 		}
 	}()
-	g := &group{agent: a, cfg: a.cfg, freezer: &freezer{guard: guard}, session: s, joined: make(chan struct{}, 1)}
+	f := &freezer{guard: guard, limit: a.cfg.freezeLimit()}
+	g := &group{agent: a, cfg: a.cfg, freezer: f, session: s, joined: make(chan struct{}, 1), stretch: 1}
+	g.cutter = startCutter(f, len(a.cfg.Disks))
+	defer g.cutter.stop()
 	var wg sync.WaitGroup
 	for i := range a.cfg.Disks {
 		wg.Go(func() { g.runDisk(ctx, i) })

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -14,34 +13,40 @@ import (
 
 // How the group takes a recovery point:
 //
-//  1. pre-copy: every member sends what is dirty, again and again, until little is left      (members in parallel)
-//  2. write back what the file systems hold (syncfs), arm the guard, and send what that made dirty
-//  3. freeze all file systems of all members
+//  1. pre-copy: every member sends what is dirty, again and again, until little is left      (members in parallel; precopy.go)
+//  2. write back what the file systems hold (syncfs), send what that made dirty, and again until it takes no time
+//  3. freeze all file systems of all members                                                 (3 to 5 are the frozen section: cut.go)
 //  4. swap every member's marks; read what they left into memory; swap again: no mark may have come
 //  5. thaw
 //  6. send what was read, seal, wait for the acks                                            (members in parallel)
 //
 // The point's time is taken before 3: whatever was acknowledged to an application before it is in the point.
 const (
-	// smallResidue is when another pass is not worth it: it is read well within the freeze budget.
-	smallResidue = 4 * block.MiB
-	// quietTries is how often 4 is tried on disks without a mounted file system, where nothing can be frozen.
+	// quietTries is how often 4 is tried where nothing can be frozen, which costs nobody anything.
 	quietTries = 5
+	// syncRounds is how often 2 is done at most.
+	syncRounds = 4
+	// fuzzyLabel says in a fuzzy point's seal why it is one.
+	fuzzyLabel = "fuzzy"
 )
 
 // errBusy: writes went on during the cut.
-var errBusy = errors.New("writes went on while the disks should have been quiet: something writes to the device beside its mounted file systems (a raw database, swap, another partition's user); no recovery point")
+var errBusy = errors.New("writes went on while the disk should have been quiet")
 
-// cut is the outcome of steps 3 to 5.
+// cut is the outcome of steps 2 to 5.
 type cut struct {
 	at     time.Time
 	frozen time.Duration
-	err    error // why the members' deltas are no recovery point
+	fuzzy  map[*upload]string // members whose point is no instant, and why
+	err    error              // why the members' deltas are no recovery point
 }
 
 // checkpoint takes one point of all members. A member's failure ends that member's upload, not the others'.
 func (g *group) checkpoint(ctx context.Context, members []*upload) {
 	members = forEach(members, func(u *upload) error {
+		if err := u.startPace(); err != nil {
+			return err
+		}
 		if err := u.begin(); err != nil {
 			return err
 		}
@@ -51,126 +56,142 @@ func (g *group) checkpoint(ctx context.Context, members []*upload) {
 		return
 	}
 	c := g.cutAll(ctx, members)
-	labels := map[string]string{"host": g.cfg.Host, "disks": fmt.Sprintf("%d/%d", len(members), len(g.cfg.Disks))}
+	g.backOff(members, c.err)
+	labels := map[string]string{"host": g.cfg.Host, "disks": fmt.Sprintf("%d/%d", len(members)-len(c.fuzzy), len(g.cfg.Disks))}
 	forEach(members, func(u *upload) error { return u.finishPoint(ctx, c, labels) })
 }
 
 // cutAll does steps 2 to 5.
 func (g *group) cutAll(ctx context.Context, members []*upload) cut {
-	var mounts []Mount
-	for _, u := range members {
-		on, err := u.mounts()
-		if err != nil {
-			return cut{err: err}
-		}
-		mounts = append(mounts, on...)
+	l, err := layoutOf(members)
+	if err != nil {
+		return cut{err: err}
 	}
-	mounts = uniqueMounts(mounts)
-	if err := g.freezer.prepare(mounts, g.cfg.FreezeLimit); err != nil {
+	if !g.cfg.freezes() {
+		l.mounts = nil
+	}
+	if err := g.freezer.prepare(l.mounts); err != nil {
 		return cut{err: err}
 	}
 	defer g.freezer.release()
 	tries := 1
-	if len(mounts) == 0 {
+	if len(g.freezer.fds) == 0 && g.cfg.freezes() {
 		tries = quietTries
 	}
 	var c cut
 	for range tries {
-		if len(forEach(members, func(u *upload) error { return u.precopy(ctx) })) < len(members) {
-			return cut{err: errors.New("a member of the group failed during pre-copy; no recovery point")}
-		}
-		c = g.cutOnce(members)
-		if len(forEach(members, func(u *upload) error { return u.settle(c.err) })) < len(members) {
-			return cut{err: errors.New("a member of the group failed after the cut; no recovery point")}
-		}
-		if !errors.Is(c.err, errBusy) {
+		if c = g.cutOnce(ctx, members, l); c.err == nil && len(c.fuzzy) == 0 || c.err != nil && !errors.Is(c.err, errBusy) {
 			break
 		}
 	}
 	return c
 }
 
-// settle sends what the cut read. Where the read itself may have failed, the blocks go back into the dirty set instead.
-func (u *upload) settle(cutErr error) error {
-	r, p := u.disk.residue, u.disk.pump
-	defer func() { r.runs = r.runs[:0] }()
-	if cutErr == nil || errors.Is(cutErr, errBusy) {
-		return r.send(p.work[0], u.open)
+// cutOnce does steps 2 to 5 once.
+func (g *group) cutOnce(ctx context.Context, members []*upload, l layout) cut {
+	if err := g.settleDown(ctx, members); err != nil {
+		return cut{err: err}
 	}
-	for _, run := range r.runs {
-		p.set.Mark(run.r.Covering(p.set.BlockSize()))
+	for _, u := range members {
+		if err := u.readable(g.cfg); err != nil {
+			return cut{err: err}
+		}
 	}
-	return nil
-}
-
-// cutOnce freezes, swaps, reads, swaps and thaws. Between freeze and thaw nothing is logged or written.
-func (g *group) cutOnce(members []*upload) cut {
+	forEach(members, func(u *upload) error {
+		u.disk.residue.arena.warm(u.left() + residueMargin)
+		return nil
+	})
 	c := cut{at: time.Now()}
-	if c.err = g.freezer.freeze(); c.err != nil {
-		return c
-	}
-	c.err = readQuiet(members)
-	if err := g.freezer.thaw(); err != nil && c.err == nil {
-		c.err = err
-	}
+	c.err = g.cutter.cut(members)
 	c.frozen = time.Since(c.at)
+	read := c.err == nil
+	if read {
+		c.fuzzy, c.err = g.judge(members, l)
+	} else {
+		c.err = g.explain(c.err)
+	}
+	if len(forEach(members, func(u *upload) error { return u.settle(read) })) < len(members) {
+		return cut{err: errors.New("a member of the group failed after the cut; no recovery point")}
+	}
 	return c
 }
 
-// readQuiet reads what every member lacks, and holds that no write completed on any of them from the first swap to the last
-// read.
-func readQuiet(members []*upload) error {
-	before := make([]uint64, len(members))
-	for i, u := range members {
-		var err error
-		if before[i], err = u.disk.set.Take(); err != nil {
+// settleDown does step 2. What a freeze has to write back delays it as much as what it has to read, and nobody can call it off
+// while it does: so the last thing before it is a syncfs that had little to do.
+func (g *group) settleDown(ctx context.Context, members []*upload) error {
+	last := time.Duration(-1)
+	for range syncRounds {
+		took, err := timed(g.freezer.sync)
+		if err != nil {
 			return err
 		}
-	}
-	errs := make([]error, len(members))
-	var wg sync.WaitGroup
-	for i, u := range members {
-		wg.Go(func() {
-			if errs[i] = u.disk.residue.collect(u.disk.pump); errs[i] == nil {
-				errs[i] = u.disk.residue.read(u.disk.dev)
-			}
-		})
-	}
-	wg.Wait()
-	for i, u := range members {
-		after, err := u.disk.set.Take()
-		if err != nil || errs[i] != nil {
-			return errors.Join(errs[i], err)
+		if took < g.cfg.FreezeBudget/4 && g.fit(members) {
+			return nil
 		}
-		if after != before[i] {
-			return errBusy
+		if len(forEach(members, func(u *upload) error { return u.precopy(ctx) })) < len(members) {
+			return errors.New("a member of the group failed during pre-copy; no recovery point")
+		}
+		if last >= 0 && took > last-last/8 {
+			break // it does not get less
+		}
+		last = took
+	}
+	return g.freezer.sync()
+}
+
+// fit tells whether what every member has left is read within the budget.
+func (g *group) fit(members []*upload) bool {
+	for _, u := range members {
+		if _, err := u.disk.set.Take(); err != nil || !u.fits(u.left()) {
+			return false
 		}
 	}
+	return true
+}
+
+// judge decides what the point of a cut is worth: whose writes went on, and whether that may be.
+func (g *group) judge(members []*upload, l layout) (fuzzy map[*upload]string, err error) {
+	fuzzy = map[*upload]string{}
+	for i, u := range members {
+		why := l.loose[u]
+		switch {
+		case !g.cfg.freezes():
+			fuzzy[u] = "it was read without a freeze (freeze is off)"
+			continue
+		case !g.cutter.busy[i]:
+			continue
+		case why == "" && l.frozen[u]:
+			why = "something writes to the device beside its mounted file systems (a raw database, a virtual machine, a file system of another host)"
+		case why == "":
+			why = "no file system of it is mounted, so nothing can be frozen (a raw database, a virtual machine)"
+		}
+		if g.cfg.Unfreezable == UnfreezableFuzzy {
+			fuzzy[u] = why
+			continue
+		}
+		return nil, fmt.Errorf("%s: %w: %s; no recovery point (unfreezable = \"fuzzy\" takes points of it that are no instant)", u.disk.path, errBusy, why)
+	}
+	return fuzzy, nil
+}
+
+// explain adds the way out to what went wrong in the frozen section.
+func (g *group) explain(err error) error {
+	if errors.Is(err, errLate) {
+		return fmt.Errorf("%w of %v and was ended; no recovery point: raise freeze_budget (it is %v), or take points when less is written",
+			err, g.freezer.limit, g.cfg.FreezeBudget)
+	}
+	return err
+}
+
+// settle sends what the cut read. Where the read itself may have failed, the blocks go back into the dirty set instead.
+func (u *upload) settle(read bool) error {
+	r, p := u.disk.residue, u.disk.pump
+	defer r.reset()
+	if read {
+		return u.cause(r.send(p.work[0], u.open))
+	}
+	r.drop(p)
 	return nil
-}
-
-// mounts are the file systems to freeze for this member.
-func (u *upload) mounts() ([]Mount, error) {
-	on, err := MountsOn(deviceNumber(u.disk.path))
-	if err != nil {
-		return nil, err
-	}
-	for _, m := range on {
-		if !m.Freezable() {
-			return nil, fmt.Errorf("%s is mounted from %s as %s, which can't be frozen; no recovery point", m.Path, u.disk.path, m.FSType)
-		}
-	}
-	return on, nil
-}
-
-func uniqueMounts(mounts []Mount) []Mount {
-	var unique []Mount
-	for _, m := range mounts {
-		if !slices.ContainsFunc(unique, func(o Mount) bool { return o.Dev == m.Dev }) {
-			unique = append(unique, m)
-		}
-	}
-	return unique
 }
 
 // forEach runs f for all members in parallel, fails those for which it returned an error, and returns the others.
@@ -206,6 +227,10 @@ func (u *upload) finishPoint(ctx context.Context, c cut, labels map[string]strin
 	if missed {
 		flags = block.FlagUnproven
 	}
+	if why := c.fuzzy[u]; why != "" {
+		class = block.ClassFuzzy
+		labels = map[string]string{"host": labels["host"], fuzzyLabel: why[:min(len(why), block.MaxLabelValue)]}
+	}
 	if c.err != nil {
 		class, c.at = block.ClassNone, time.Now()
 	}
@@ -213,6 +238,7 @@ func (u *upload) finishPoint(ctx context.Context, c cut, labels map[string]strin
 	if err != nil {
 		return err
 	}
+	u.endPace(&c)
 	u.showPoint(seal, c)
 	return nil
 }
@@ -221,8 +247,13 @@ func (u *upload) finishPoint(ctx context.Context, c cut, labels map[string]strin
 func (u *upload) showPoint(seal block.Seal, c cut) {
 	if c.err != nil {
 		u.disk.show(func(s *DiskStatus) { s.Error = c.err.Error() })
-		u.log.Warn("no recovery point", "disk", u.disk.path, "err", c.err)
+		if u.disk.absence.begin(c.err) {
+			u.log.Warn("no recovery point; those that the target has are kept", "disk", u.disk.path, "err", c.err)
+		}
 		return
+	}
+	if since, ok := u.disk.absence.end(); ok {
+		u.log.Info("recovery points again", "disk", u.disk.path, "after", time.Since(since).Round(time.Second))
 	}
 	point := &PointStatus{
 		Seq: seal.Seq, Time: seal.Time, Class: seal.Class, Proven: seal.Proven(),

@@ -18,14 +18,48 @@ type Config struct {
 	BlockSize block.BlockSize `toml:"block_size"` // granularity of the dirty set in bytes; default 4096, coarser for huge disks
 	Compress  codec.Level     `toml:"compress"`   // none, s2 or zstd; default s2
 
-	FreezeBudget time.Duration `toml:"freeze_budget"` // what a freeze should stay under; default 50ms
-	FreezeLimit  time.Duration `toml:"freeze_limit"`  // when the guard thaws and the point is given up; default 2s
-	Residue      block.Size    `toml:"residue"`       // memory in bytes, shared by all disks, for what a freeze reads; default 64 MiB
+	Freeze       *bool         `toml:"freeze"`        // freeze mounted file systems for a point; default true. false makes all points fuzzy
+	FreezeBudget time.Duration `toml:"freeze_budget"` // what a freeze is made to stay under; the guard ends it 100 ms later; default 50ms
+	Residue      block.Size    `toml:"residue"`       // most bytes, over all disks, that a freeze may read into memory; default 256 MiB
+	Unfreezable  Unfreezable   `toml:"unfreezable"`   // refuse or fuzzy: points of a disk whose writes no freeze stops; default refuse
 
 	ScanRate    block.Size    `toml:"scan_rate"`    // bytes of a disk read in a second when it is compared after a gap in tracking; default unlimited
 	VerifyEvery time.Duration `toml:"verify_every"` // in what time a disk is compared with its copy once, a little at a time; default 168h, negative: never
 	VerifyRate  block.Size    `toml:"verify_rate"`  // bytes of a disk read in a second for that, at most; default 32 MiB
 }
+
+// Unfreezable is what becomes of a disk that is written beside its mounted file systems.
+type Unfreezable string
+
+// The choices.
+const (
+	UnfreezableRefuse Unfreezable = "refuse" // the group gets no recovery point
+	UnfreezableFuzzy  Unfreezable = "fuzzy"  // the disk gets points of class fuzzy, which latest never means; the others are one instant
+)
+
+// String, Set and Type make it a flag; UnmarshalText a key of the configuration file.
+func (u Unfreezable) String() string { return string(u) }
+
+// Set implements the flag's value.
+func (u *Unfreezable) Set(s string) error {
+	if v := Unfreezable(s); v != UnfreezableRefuse && v != UnfreezableFuzzy {
+		return fmt.Errorf("%q is neither refuse nor fuzzy", s)
+	}
+	*u = Unfreezable(s)
+	return nil
+}
+
+// Type implements the flag's value.
+func (u Unfreezable) Type() string { return "refuse|fuzzy" }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (u *Unfreezable) UnmarshalText(text []byte) error { return u.Set(string(text)) }
+
+// freezes tells whether points are taken with a freeze.
+func (c Config) freezes() bool { return c.Freeze == nil || *c.Freeze }
+
+// freezeLimit is when the guard ends a freeze.
+func (c Config) freezeLimit() time.Duration { return c.FreezeBudget + freezeGrace }
 
 // Limits of the agent's memory, which it keeps whatever the disks' size and churn.
 const (
@@ -35,9 +69,6 @@ const (
 	partBytes = 512 * block.MiB
 	// partTime ends a part on a slow line.
 	partTime = 20 * time.Second
-	// maxPasses bounds pre-copy before one point. A disk that is dirtied faster than the line drains gets no smaller
-	// residue by trying more often.
-	maxPasses = 12
 )
 
 // withDefaults validates c and fills a copy.
@@ -59,7 +90,6 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	def(&c.Interval, 5*time.Second)
 	def(&c.FreezeBudget, 50*time.Millisecond)
-	def(&c.FreezeLimit, 2*time.Second)
 	if c.StateDir == "" {
 		c.StateDir = "/var/lib/understudy/agent"
 	}
@@ -67,7 +97,10 @@ func (c Config) withDefaults() (Config, error) {
 		c.Compress = codec.LevelS2
 	}
 	if c.Residue == 0 {
-		c.Residue = 64 * block.MiB
+		c.Residue = 256 * block.MiB
+	}
+	if c.Unfreezable == "" {
+		c.Unfreezable = UnfreezableRefuse
 	}
 	def(&c.VerifyEvery, 7*24*time.Hour)
 	if c.VerifyRate == 0 {
@@ -81,8 +114,8 @@ func (c Config) withDefaults() (Config, error) {
 	switch {
 	case c.Interval < 100*time.Millisecond:
 		return c, fmt.Errorf("interval %v is too short: 100ms at least", c.Interval)
-	case c.FreezeLimit < c.FreezeBudget:
-		return c, fmt.Errorf("freeze_limit %v is below freeze_budget %v", c.FreezeLimit, c.FreezeBudget)
+	case c.FreezeBudget < time.Millisecond || c.FreezeBudget > 10*time.Second:
+		return c, fmt.Errorf("freeze_budget %v is outside of 1ms to 10s", c.FreezeBudget)
 	case c.Residue < block.MiB || c.Residue > block.GiB:
 		return c, fmt.Errorf("residue %v is outside of 1 MiB to 1 GiB", c.Residue)
 	case c.ScanRate < 0 || c.VerifyRate < 0:

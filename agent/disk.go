@@ -50,6 +50,7 @@ type disk struct {
 	wake        chan struct{} // capacity 1: try again now
 	rejoining   atomic.Bool   // an operator gave up what the promoted side wrote
 	verify      rolling
+	absence     absence      // of recovery points
 	fencedUntil time.Time    // when a fenced disk asks again; of the disk's loop
 	acked       atomic.Int64 // deltas of this agent that the target has acknowledged
 
@@ -76,8 +77,9 @@ type DiskStatus struct {
 	Scan       *ScanStatus      `json:"scan,omitempty"`        // the comparison under way after a gap in tracking or a missed write
 	Verify     VerifyStatus     `json:"verify"`
 	Generation block.Generation `json:"generation"`
-	Changed    block.Size       `json:"changed_bytes"` // of disk, over all points of this agent
-	Sent       block.Size       `json:"sent_bytes"`    // of payload, over all deltas of this agent
+	Changed    block.Size       `json:"changed_bytes"`  // of disk, over all points of this agent
+	Sent       block.Size       `json:"sent_bytes"`     // of payload, over all deltas of this agent
+	Pace       *PaceStatus      `json:"pace,omitempty"` // writes against the link; none before the first measurement
 	Tracker    capture.Status   `json:"tracker"`
 
 	eta eta
@@ -142,7 +144,10 @@ func (d *disk) openDevice(cfg Config) error {
 		d.dev.Close()
 		return err
 	}
-	d.residue = newResidue(cfg.Residue / block.Size(len(cfg.Disks)))
+	if d.residue, err = newResidue(cfg.Residue / block.Size(len(cfg.Disks))); err != nil {
+		d.dev.Close()
+		return err
+	}
 	d.status = DiskStatus{
 		ID: d.id, Device: d.path, Size: d.pump.size, State: StateWaiting, Tracker: d.tracker.Status(),
 	}
@@ -167,6 +172,7 @@ func (d *disk) close() {
 	d.closed = true
 	d.dev.Close()
 	d.tracker.Close()
+	d.residue.arena.close()
 }
 
 // gone tells whether close was called.

@@ -3,7 +3,6 @@ package agent
 import (
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,7 +15,10 @@ const (
 )
 
 // errThawed: somebody thawed a file system that this freeze held: the guard, because it took too long, or an operator.
-var errThawed = errors.New("a file system was thawed from outside while it was frozen: the freeze took longer than its limit")
+var errThawed = errors.New("a file system was thawed from outside while it was frozen")
+
+// errLate: the freeze took longer than its limit.
+var errLate = errors.New("the freeze took longer than its limit")
 
 // deviceNumber is the major:minor of a block device node, "" if path is none.
 func deviceNumber(path string) string {
@@ -24,50 +26,82 @@ func deviceNumber(path string) string {
 	if err := unix.Stat(path, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
 		return ""
 	}
-	return fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
+	return numberOf(st.Rdev)
 }
+
+func numberOf(dev uint64) string { return fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev)) }
 
 // freezer freezes a set of mounted file systems together and thaws them, under the eye of a guard.
+//
+// An inner file system, which lives in a file of an outer one, comes before it in the list: it is frozen first, since the
+// write-back that a freeze begins with must get through, and thawed last.
 type freezer struct {
 	guard *Guard
-	files []*os.File // of the mount points, open only around a freeze, so that they can be unmounted between points
+	limit time.Duration // when the guard thaws
+
+	// Open only around a freeze, so that they can be unmounted between points.
+	fds   []int // of what is frozen, in this order; the same indexes as paths
 	paths []string
-	held  int // files[:held] are frozen by us
+	loose []int // of what can't be frozen: it is written back with the others
+	began time.Time
+	held  int // fds[:held] are frozen by us
 }
 
-// prepare opens the mount points, writes back what is dirty and arms the guard, so that the freeze itself has little to do.
-func (f *freezer) prepare(mounts []Mount, limit time.Duration) error {
+// prepare opens the mount points and hands them to the guard. release undoes it.
+func (f *freezer) prepare(mounts []Mount) error {
 	for _, m := range mounts {
-		file, err := os.Open(m.Path)
+		fd, err := m.open()
 		if err != nil {
-			f.release()
-			return fmt.Errorf("open mount point: %w", err)
-		}
-		f.files = append(f.files, file)
-		f.paths = append(f.paths, m.Path)
-	}
-	for _, file := range f.files {
-		if err := unix.Syncfs(int(file.Fd())); err != nil {
-			err = fmt.Errorf("sync file system at %s: %w", file.Name(), err)
 			f.release()
 			return err
 		}
+		if !m.Freezable() {
+			f.loose = append(f.loose, fd)
+			continue
+		}
+		f.fds, f.paths = append(f.fds, fd), append(f.paths, m.Path)
 	}
-	if len(f.files) == 0 {
-		return nil
-	}
-	if err := f.guard.arm(f.paths, limit); err != nil {
+	if err := f.guard.arm(f.fds); err != nil {
 		f.release()
 		return err
 	}
 	return nil
 }
 
-// freeze stops all writes. On an error nothing is left frozen.
+// sync writes back what the file systems hold, so that the freeze itself has little to do.
+func (f *freezer) sync() error {
+	for i, fd := range f.fds {
+		if err := unix.Syncfs(fd); err != nil {
+			return fmt.Errorf("sync file system at %s: %w", f.paths[i], err)
+		}
+	}
+	for _, fd := range f.loose {
+		if err := unix.Syncfs(fd); err != nil {
+			return fmt.Errorf("sync file system: %w", err)
+		}
+	}
+	return nil
+}
+
+// freeze stops all writes. On an error nothing is left frozen. It allocates nothing unless it fails.
 func (f *freezer) freeze() error {
-	for i, file := range f.files {
-		if err := unix.IoctlSetInt(int(file.Fd()), fiFreeze, 0); err != nil {
+	f.began = time.Now()
+	if len(f.fds) == 0 {
+		return nil
+	}
+	if err := f.guard.startClock(f.limit); err != nil {
+		return err
+	}
+	for i, fd := range f.fds {
+		if f.late() { // the guard has thawed those before: one more frozen now would stay so for longer than it may
 			f.thaw()
+			return errLate
+		}
+		if err := unix.IoctlSetInt(fd, fiFreeze, 0); err != nil {
+			f.thaw()
+			if errors.Is(err, unix.EBUSY) {
+				return fmt.Errorf("freeze file system at %s: somebody else holds it frozen (fsfreeze, a snapshot, a backup)", f.paths[i])
+			}
 			return fmt.Errorf("freeze file system at %s: %w", f.paths[i], err)
 		}
 		f.held = i + 1
@@ -75,11 +109,14 @@ func (f *freezer) freeze() error {
 	return nil
 }
 
+// late tells whether the guard's time is up. Where nothing is frozen there is none.
+func (f *freezer) late() bool { return len(f.fds) > 0 && time.Since(f.began) > f.limit }
+
 // thaw lets writes go on. errThawed says that they went on before.
 func (f *freezer) thaw() error {
 	var err error
-	for _, file := range f.files[:f.held] {
-		switch e := unix.IoctlSetInt(int(file.Fd()), fiThaw, 0); {
+	for i := f.held - 1; i >= 0; i-- {
+		switch e := unix.IoctlSetInt(f.fds[i], fiThaw, 0); {
 		case errors.Is(e, unix.EINVAL):
 			err = errThawed
 		case e != nil:
@@ -87,16 +124,21 @@ func (f *freezer) thaw() error {
 		}
 	}
 	f.held = 0
+	if errors.Is(err, errThawed) && f.late() {
+		return errLate
+	}
 	return err
 }
 
 // release disarms the guard and closes the mount points.
 func (f *freezer) release() {
-	if len(f.paths) > 0 {
-		f.guard.disarm()
+	if len(f.fds) > 0 {
+		_ = f.guard.disarm() // thaw has told whether the freeze held
 	}
-	for _, file := range f.files {
-		file.Close()
+	for _, fds := range [][]int{f.fds, f.loose} {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
 	}
-	f.files, f.paths = f.files[:0], f.paths[:0]
+	f.fds, f.paths, f.loose = f.fds[:0], f.paths[:0], f.loose[:0]
 }

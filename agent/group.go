@@ -17,6 +17,8 @@ type group struct {
 	cfg     Config
 	session *link.Session
 	freezer *freezer
+	cutter  *cutter
+	stretch int // of the interval, while points don't come (pace.go); run's
 
 	joined chan struct{} // has a token when a disk has joined, or a comparison waits for the next delta
 
@@ -37,7 +39,7 @@ func (g *group) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-g.joined:
-		case <-time.After(max(g.cfg.Interval-time.Since(start), g.cfg.Interval/10)):
+		case <-time.After(max(g.interval()-time.Since(start), g.cfg.Interval/10)):
 		}
 	}
 }

@@ -1,199 +1,174 @@
 package agent
 
 import (
-	"bufio"
+	"encoding/binary"
+	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
-	"strconv"
-	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// The guard is a process of its own that thaws what the agent froze when the agent dies, hangs or overruns. Its pages are
-// locked, so it needs no disk, the frozen one included. The agent speaks to it over its standard input and output, a line
-// each way:
+// The guard is a process of its own that thaws what the agent froze when the agent dies, hangs or overruns
+// (guard_process.go). The agent speaks to it over a pair of connected sockets, a packet each way:
 //
-//	arm MILLISECONDS "PATH" "PATH"…    it opens the mount points and starts its clock; answers "ok" or "error TEXT"
-//	disarm                             it closes them; answers "ok", or "thawed" when the clock ran out first
+//	hello                     is it there?
+//	add, with open files      it keeps the mount points that it may have to thaw: the files themselves, so that it thaws what
+//	                          was frozen, whatever is mounted at the path by then
+//	start LIMIT               the freeze begins now: it thaws when LIMIT has passed, or when its end of the pair is closed,
+//	                          which the kernel does for an agent that has died
+//	disarm                    the freeze is over: it stops its clock and closes the files
 //
-// The end of its input while it is armed means that the agent is gone: it thaws, and ends.
+// A request is a verb u8 and a limit u64 in ns; an answer is a status u8 and the ns u64 from start until everything was thawed.
+const (
+	guardHello  = 'h'
+	guardAdd    = 'a'
+	guardStart  = 's'
+	guardDisarm = 'd'
+
+	guardOK     = 'o'
+	guardThawed = 't' // to disarm: the clock ran out first
+	guardRefuse = 'r' // a request that makes no sense
+
+	guardPacket = 1 + 8
+	// guardFiles go with one packet: the kernel passes 253 at most.
+	guardFiles = 64
+	// guardPatience is how long a guard may take to answer. It has nothing to do but answer.
+	guardPatience = 5 * time.Second
+)
+
+// freezeGrace is added to the freeze budget: then the guard thaws. That leaves it as long again to be woken and to thaw, so that
+// no file system stays frozen for longer than the budget and twice the grace.
+const freezeGrace = 100 * time.Millisecond
 
 // Guard is the agent's end. Its methods are for one goroutine.
 type Guard struct {
-	cmd *exec.Cmd
-	in  io.WriteCloser
-	out *bufio.Reader
+	argv   []string
+	cmd    *exec.Cmd
+	sock   int
+	packet [guardPacket]byte // of the request and of its answer: nothing is allocated for start
 }
 
 // StartGuard starts the guard: argv is the command that ends in RunGuard, the agent's own binary as a rule.
 func StartGuard(argv ...string) (*Guard, error) {
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a signal to the agent's group must not take its guard
-	in, err := cmd.StdinPipe()
+	g := &Guard{argv: argv}
+	return g, g.start()
+}
+
+func (g *Guard) start() error {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("start guard: %w", err)
+		return fmt.Errorf("start guard: %w", err)
 	}
-	out, err := cmd.StdoutPipe()
+	theirs := os.NewFile(uintptr(pair[1]), "guard")
+	defer theirs.Close()
+	g.cmd = exec.Command(g.argv[0], g.argv[1:]...)
+	g.cmd.Stdin, g.cmd.Stderr = theirs, os.Stderr
+	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a signal to the agent's group must not take its guard
+	g.sock = pair[0]
+	patience := unix.NsecToTimeval(int64(guardPatience))
+	err = errors.Join(
+		unix.SetsockoptTimeval(g.sock, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience),
+		unix.SetsockoptTimeval(g.sock, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &patience),
+	)
+	if err == nil {
+		err = g.cmd.Start()
+	}
 	if err != nil {
-		return nil, fmt.Errorf("start guard: %w", err)
+		unix.Close(g.sock)
+		g.cmd = nil
+		return fmt.Errorf("start guard: %w", err)
 	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start guard: %w", err)
+	if err := g.ask(guardHello, 0, nil); err != nil {
+		g.end()
+		return fmt.Errorf("start guard: %w", err)
 	}
-	g := &Guard{cmd: cmd, in: in, out: bufio.NewReader(out)}
-	if err := g.ask("hello"); err != nil {
-		g.Close()
-		return nil, err
-	}
-	return g, nil
+	return nil
 }
 
 // Close ends the guard and waits for it.
 func (g *Guard) Close() error {
-	g.in.Close()
-	return g.cmd.Wait()
-}
-
-func (g *Guard) ask(line string) error {
-	if _, err := io.WriteString(g.in, line+"\n"); err != nil {
-		return fmt.Errorf("guard: %w", err)
-	}
-	answer, err := g.out.ReadString('\n')
-	if err != nil {
-		return fmt.Errorf("guard: no answer: %w", err)
-	}
-	if answer = strings.TrimSpace(answer); answer != "ok" {
-		return fmt.Errorf("guard: %s", answer)
-	}
-	return nil
-}
-
-// arm makes the guard thaw paths after limit, or when the agent dies, until disarm.
-func (g *Guard) arm(paths []string, limit time.Duration) error {
-	line := "arm " + strconv.FormatInt(limit.Milliseconds(), 10)
-	for _, p := range paths {
-		line += " " + strconv.Quote(p)
-	}
-	return g.ask(line)
-}
-
-// disarm stops the guard's clock. An error is of no consequence to the freeze: thaw tells whether it held.
-func (g *Guard) disarm() error { return g.ask("disarm") }
-
-// RunGuard is the guard's main: it serves the agent at the other end of in and out until in ends.
-func RunGuard(in io.Reader, out io.Writer) error {
-	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE); err != nil {
-		return fmt.Errorf("lock the guard in memory: %w", err)
-	}
-	s := &guardState{}
-	defer s.thaw() // the agent is gone: whatever it froze must go on
-	lines := bufio.NewScanner(in)
-	for lines.Scan() {
-		answer := "ok"
-		if err := s.do(lines.Text()); err != nil {
-			answer = "error " + err.Error()
-		}
-		if _, err := io.WriteString(out, answer+"\n"); err != nil {
-			return err
-		}
-	}
-	return lines.Err()
-}
-
-// guardState is what the guard would thaw. The clock's goroutine and the reader of commands share it.
-type guardState struct {
-	mu     sync.Mutex
-	files  []*os.File
-	clock  *time.Timer
-	thawed bool
-}
-
-func (s *guardState) do(line string) error {
-	verb, rest, _ := strings.Cut(line, " ")
-	switch verb {
-	case "hello":
+	if g.cmd == nil {
 		return nil
-	case "arm":
-		return s.arm(rest)
-	case "disarm":
-		return s.disarm()
 	}
-	return fmt.Errorf("unknown command %q", verb)
+	unix.Close(g.sock)
+	err := g.cmd.Wait()
+	g.cmd = nil
+	return err
 }
 
-func (s *guardState) arm(args string) error {
-	ms, rest, _ := strings.Cut(args, " ")
-	n, err := strconv.Atoi(ms)
-	if err != nil || n <= 0 {
-		return fmt.Errorf("time limit %q", ms)
+// end takes a guard away that is of no use any more. Nothing is frozen when it is called.
+func (g *Guard) end() {
+	if g.cmd != nil {
+		g.cmd.Process.Kill()
+		g.Close()
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closeFiles()
-	for rest = strings.TrimSpace(rest); rest != ""; rest = strings.TrimSpace(rest) {
-		quoted, err := strconv.QuotedPrefix(rest)
-		if err != nil {
-			return fmt.Errorf("path %q", rest)
-		}
-		rest = rest[len(quoted):]
-		path, _ := strconv.Unquote(quoted)
-		f, err := os.Open(path)
-		if err != nil {
-			s.closeFiles()
+}
+
+// arm hands the guard the mount points that start is about. A guard that has died, or that did not answer, is replaced.
+func (g *Guard) arm(fds []int) error {
+	if g.cmd == nil {
+		if err := g.start(); err != nil {
 			return err
 		}
-		s.files = append(s.files, f)
 	}
-	s.thawed = false
-	limit := time.Duration(n) * time.Millisecond
-	s.clock = time.AfterFunc(limit, func() { s.overrun(limit) })
+	for len(fds) > 0 {
+		n := min(len(fds), guardFiles)
+		if err := g.ask(guardAdd, 0, unix.UnixRights(fds[:n]...)); err != nil {
+			g.end()
+			return err
+		}
+		fds = fds[n:]
+	}
 	return nil
 }
 
-// thaw lets every file system go on. One that is not frozen answers EINVAL, which is as well.
-func (s *guardState) thaw() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, f := range s.files {
-		if unix.IoctlSetInt(int(f.Fd()), fiThaw, 0) == nil {
-			s.thawed = true
+// startClock makes the guard thaw after limit, or when the agent dies, until disarm. The clock runs when it returns nil.
+func (g *Guard) startClock(limit time.Duration) error { return g.ask(guardStart, limit, nil) }
+
+// disarm stops the guard's clock. errThawed says that it had run out.
+func (g *Guard) disarm() error {
+	if g.cmd == nil {
+		return nil
+	}
+	err := g.ask(guardDisarm, 0, nil)
+	if err != nil && !errors.Is(err, errThawed) {
+		g.end()
+	}
+	return err
+}
+
+// ask sends a request and waits for its answer. It allocates nothing unless it fails.
+func (g *Guard) ask(verb byte, limit time.Duration, rights []byte) error {
+	g.packet[0] = verb
+	binary.LittleEndian.PutUint64(g.packet[1:], uint64(limit))
+	if err := unix.Sendmsg(g.sock, g.packet[:], rights, nil, unix.MSG_NOSIGNAL); err != nil {
+		return fmt.Errorf("ask the guard: %w; it has ended or hangs, and is started anew", err)
+	}
+	n, err := ignoringEINTR(func() (int, error) { return unix.Read(g.sock, g.packet[:]) })
+	switch {
+	case err != nil:
+		return fmt.Errorf("the guard does not answer: %w; it is started anew", err)
+	case n < guardPacket:
+		return errors.New("the guard has ended; it is started anew")
+	}
+	switch g.packet[0] {
+	case guardOK:
+		return nil
+	case guardThawed:
+		after := time.Duration(binary.LittleEndian.Uint64(g.packet[1:]))
+		return fmt.Errorf("%w (by the guard, %v after it began)", errThawed, after.Round(time.Millisecond))
+	}
+	return fmt.Errorf("the guard refused %q", verb)
+}
+
+func ignoringEINTR(call func() (int, error)) (int, error) {
+	for {
+		if n, err := call(); !errors.Is(err, unix.EINTR) {
+			return n, err
 		}
 	}
-}
-
-// overrun thaws, again and again until disarm: an agent that was slow in the middle of freezing may freeze one more.
-func (s *guardState) overrun(limit time.Duration) {
-	s.thaw()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.files) > 0 {
-		s.clock.Reset(limit)
-	}
-}
-
-func (s *guardState) disarm() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closeFiles()
-	if s.thawed {
-		return fmt.Errorf("the freeze overran its limit and was thawed")
-	}
-	return nil
-}
-
-func (s *guardState) closeFiles() {
-	if s.clock != nil {
-		s.clock.Stop()
-	}
-	for _, f := range s.files {
-		f.Close()
-	}
-	s.files = nil
 }

@@ -13,114 +13,206 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestMain is the guard itself when a test starts it.
+// The test binary is other programs too, by its first argument.
+const (
+	guardProgram  = "guard-under-test"
+	victimProgram = "victim-under-test" // HOW MOUNT BUDGET: see victim
+)
+
+// TestMain is the guard, an agent that is about to die, or a guest's first process when it is started as one.
 func TestMain(m *testing.M) {
-	if os.Getenv("UNDERSTUDY_TEST_GUARD") != "" {
-		if err := RunGuard(os.Stdin, os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, "guard:", err)
-			os.Exit(1)
-		}
-		os.Exit(0)
+	program := ""
+	if len(os.Args) > 1 {
+		program = os.Args[1]
 	}
-	os.Exit(m.Run())
+	var err error
+	switch {
+	case program == guardProgram:
+		err = RunGuard(os.Stdin)
+	case program == victimProgram:
+		err = victim(os.Args[2], os.Args[3], os.Args[4])
+	case os.Getpid() == 1 && os.Getenv(guestVariable) != "":
+		guest(os.Getenv(guestVariable))
+	default:
+		os.Exit(m.Run())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, program+":", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to mount and freeze")
+	}
+}
+
+// output runs a tool of the system.
+func output(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// scratch is a folder in memory for disks.
+func scratch(t *testing.T) string {
+	t.Helper()
+	needRoot(t)
+	dir, err := os.MkdirTemp("/dev/shm", "understudy-agent-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// loop is a loop device over a file.
+func loop(t *testing.T, image string) string {
+	t.Helper()
+	dev := output(t, "losetup", "-f", "--show", image)
+	t.Cleanup(func() { exec.Command("losetup", "-d", dev).Run() })
+	output(t, "blockdev", "--setrw", dev) // one that was set read-only stays so after it was detached
+	return dev
+}
+
+// ext4 makes a file system in dir/name, on a loop device, and mounts it at dir/name.mnt.
+func ext4(t *testing.T, dir, name, size string) (dev, mnt string) {
+	t.Helper()
+	image, mnt := filepath.Join(dir, name), filepath.Join(dir, name+".mnt")
+	output(t, "truncate", "-s", size, image)
+	dev = loop(t, image)
+	output(t, "mkfs.ext4", "-q", dev)
+	if err := os.Mkdir(mnt, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	output(t, "mount", dev, mnt)
+	t.Cleanup(func() { output(t, "umount", mnt) })
+	return dev, mnt
+}
+
+// startGuard is a guard until the test ends.
+func startGuard(t *testing.T) *Guard {
+	t.Helper()
+	g, err := StartGuard(os.Args[0], guardProgram)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { g.Close() })
+	return g
+}
+
+// mountOf is the only file system on a device.
+func mountOf(t *testing.T, dev string) Mount {
+	t.Helper()
+	mounts, err := MountsOn(deviceNumber(dev))
+	if err != nil || len(mounts) != 1 {
+		t.Fatalf("mounts on %s: %v, %v", dev, mounts, err)
+	}
+	return mounts[0]
 }
 
 // frozenMount is a mounted ext4 to freeze, and its guard.
 func frozenMount(t *testing.T) (Mount, *Guard) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root, to mount and freeze")
+	dev, mnt := ext4(t, scratch(t), "image", "64M")
+	m := mountOf(t, dev)
+	if m.Path != mnt {
+		t.Fatalf("%s is mounted at %s, found was %s", dev, mnt, m.Path)
 	}
-	dir, err := os.MkdirTemp("/dev/shm", "understudy-guard-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	image, mnt := filepath.Join(dir, "image"), filepath.Join(dir, "mnt")
-	run := func(name string, args ...string) string {
-		out, err := exec.Command(name, args...).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%s %v: %v\n%s", name, args, err, out)
-		}
-		return strings.TrimSpace(string(out))
-	}
-	run("truncate", "-s", "64M", image)
-	run("mkfs.ext4", "-q", image)
-	dev := run("losetup", "-f", "--show", image)
-	t.Cleanup(func() { exec.Command("losetup", "-d", dev).Run() })
-	if err := os.Mkdir(mnt, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	run("mount", dev, mnt)
-	t.Cleanup(func() { run("umount", mnt) })
-	t.Setenv("UNDERSTUDY_TEST_GUARD", "1")
-	g, err := StartGuard(os.Args[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { g.Close() })
-	mounts, err := MountsOn(deviceNumber(dev))
-	if err != nil || len(mounts) != 1 || mounts[0].Path != mnt {
-		t.Fatalf("mounts on %s: %v, %v", dev, mounts, err)
-	}
-	return mounts[0], g
+	return m, startGuard(t)
 }
 
-// writable tells whether a write to m comes through within d. The writer is a process: it hangs while m is frozen.
-func writable(t *testing.T, m Mount, d time.Duration) bool {
+// probe begins a write to the file system at dir. The writer is a process: it hangs while that is frozen.
+func probe(t *testing.T, dir string) (written <-chan struct{}) {
 	t.Helper()
-	cmd := exec.Command("sh", "-c", "echo x > "+filepath.Join(m.Path, "probe"))
+	cmd := exec.Command("sh", "-c", `echo x >"$1"/probe-$$; rm -f "$1"/probe-$$`, "probe", dir)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan struct{})
 	go func() { cmd.Wait(); close(done) }()
 	t.Cleanup(func() { cmd.Process.Kill(); <-done })
+	return done
+}
+
+// writable tells whether a write to m comes through within d.
+func writable(t *testing.T, m Mount, d time.Duration) bool {
+	t.Helper()
 	select {
-	case <-done:
+	case <-probe(t, m.Path):
 		return true
 	case <-time.After(d):
 		return false
 	}
 }
 
-func TestTheGuardThawsWhenTheAgentDies(t *testing.T) {
+func TestTheGuardThawsWhenItsSocketCloses(t *testing.T) {
 	m, g := frozenMount(t)
-	f := freezer{guard: g}
+	f := freezer{guard: g, limit: time.Minute}
 	defer f.release() // its guard is gone by then: it closes the mount point
-	if err := errors.Join(f.prepare([]Mount{m}, time.Minute), f.freeze()); err != nil {
+	if err := errors.Join(f.prepare([]Mount{m}), f.sync(), f.freeze()); err != nil {
 		t.Fatal(err)
 	}
 	if writable(t, m, 300*time.Millisecond) {
 		t.Fatal("the freeze does not hold: the test proves nothing")
 	}
-	g.Close() // what the kernel does to the pipe when the agent is killed
+	g.Close() // what the kernel does to the socket when the agent is killed
 	if !writable(t, m, 10*time.Second) {
-		unix.IoctlSetInt(int(f.files[0].Fd()), fiThaw, 0)
+		unix.IoctlSetInt(f.fds[0], fiThaw, 0)
 		t.Fatal("still frozen after the agent's end")
 	}
 }
 
 func TestTheGuardThawsWhenTheFreezeOverruns(t *testing.T) {
 	m, g := frozenMount(t)
-	f := freezer{guard: g}
-	if err := errors.Join(f.prepare([]Mount{m}, 200*time.Millisecond), f.freeze()); err != nil {
+	f := freezer{guard: g, limit: 200 * time.Millisecond}
+	if err := errors.Join(f.prepare([]Mount{m}), f.freeze()); err != nil {
 		t.Fatal(err)
 	}
 	if !writable(t, m, 10*time.Second) {
 		t.Fatal("still frozen long after the limit")
 	}
-	if err := f.thaw(); !errors.Is(err, errThawed) {
+	if err := f.thaw(); !errors.Is(err, errLate) {
 		t.Errorf("a freeze that did not hold was reported as %v", err)
 	}
 	f.release()
 }
 
+// TestTheGuardThawsWhatIsFrozenLate: an agent that was held up in the middle of freezing freezes one more when all was thawed.
+func TestTheGuardThawsWhatIsFrozenLate(t *testing.T) {
+	m, g := frozenMount(t)
+	f := freezer{guard: g, limit: 50 * time.Millisecond}
+	if err := errors.Join(f.prepare([]Mount{m}), g.startClock(f.limit)); err != nil {
+		t.Fatal(err)
+	}
+	defer f.release()
+	for range 3 {
+		time.Sleep(4 * f.limit)
+		if err := unix.IoctlSetInt(f.fds[0], fiFreeze, 0); err != nil {
+			t.Fatal(err)
+		}
+		if !writable(t, m, 10*time.Second) {
+			unix.IoctlSetInt(f.fds[0], fiThaw, 0)
+			t.Fatal("still frozen")
+		}
+	}
+	f.began = time.Now().Add(-time.Second)
+	if err := f.freeze(); err == nil {
+		t.Error("the clock was started twice")
+	}
+}
+
 // TestADisarmedGuardLeavesAFreezeAlone: what others froze is theirs.
 func TestADisarmedGuardLeavesAFreezeAlone(t *testing.T) {
 	m, g := frozenMount(t)
-	f := freezer{guard: g}
-	if err := errors.Join(f.prepare([]Mount{m}, 100*time.Millisecond), f.freeze(), f.thaw()); err != nil {
+	f := freezer{guard: g, limit: 100 * time.Millisecond}
+	if err := errors.Join(f.prepare([]Mount{m}), f.freeze(), f.thaw()); err != nil {
 		t.Fatal(err)
 	}
 	f.release()
@@ -133,7 +225,47 @@ func TestADisarmedGuardLeavesAFreezeAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	thawed := writable(t, m, 400*time.Millisecond)
+	if err := f.prepare([]Mount{m}); err != nil {
+		t.Error(err)
+	}
+	if err := f.freeze(); err == nil || !strings.Contains(err.Error(), "somebody else") {
+		t.Errorf("a file system that somebody else froze was frozen: %v", err)
+	}
+	f.release()
 	if err := unix.IoctlSetInt(int(dir.Fd()), fiThaw, 0); err != nil || thawed {
 		t.Errorf("a disarmed guard thawed: %v, %v", thawed, err)
 	}
+}
+
+// TestAGuardThatDiedIsReplaced: the next point has a new one, and no freeze goes without.
+func TestAGuardThatDiedIsReplaced(t *testing.T) {
+	m, g := frozenMount(t)
+	f := freezer{guard: g, limit: 10 * time.Second}
+	if err := f.prepare([]Mount{m}); err != nil {
+		t.Fatal(err)
+	}
+	g.cmd.Process.Kill()
+	if err := f.freeze(); err == nil || !writable(t, m, 10*time.Second) {
+		t.Fatalf("it froze without a guard: %v", err)
+	}
+	f.release()
+	if err := errors.Join(f.prepare([]Mount{m}), f.freeze(), f.thaw()); err != nil {
+		t.Fatalf("with the next guard: %v", err)
+	}
+	f.release()
+}
+
+// TestTheGuardIgnoresSignals: signals that end others, one to the agent's whole cgroup say, leave it where it is.
+func TestTheGuardIgnoresSignals(t *testing.T) {
+	m, g := frozenMount(t)
+	for _, s := range []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGPIPE} {
+		if err := g.cmd.Process.Signal(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := freezer{guard: g, limit: 10 * time.Second}
+	if err := errors.Join(f.prepare([]Mount{m}), f.freeze(), f.thaw()); err != nil {
+		t.Fatal(err)
+	}
+	f.release()
 }

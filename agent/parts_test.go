@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -88,16 +89,20 @@ func TestSelectMounts(t *testing.T) {
 		`43 28 8:18 / /boot/efi rw - vfat /dev/sdb2 rw`,
 		`a line that is none`,
 	}, "\n")
-	got, err := selectMounts(strings.NewReader(table), []string{"8:0", "8:1", "8:16", "8:17", "8:18"})
+	got, err := selectMounts(nil, strings.NewReader(table), []string{"8:0", "8:1", "8:16", "8:17", "8:18"}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []Mount{{"/", "ext4", "8:1"}, {"/with space", "xfs", "8:17"}, {"/boot/efi", "vfat", "8:18"}}
+	want := []Mount{
+		{"/", "ext4", "8:1", "8:1", []string{"/bind"}},
+		{"/with space", "xfs", "8:17", "8:17", nil},
+		{"/boot/efi", "vfat", "8:18", "8:18", nil},
+	}
 	if len(got) != len(want) {
 		t.Fatalf("mounts %v, want %v", got, want)
 	}
 	for i := range want {
-		if got[i] != want[i] {
+		if !reflect.DeepEqual(got[i], want[i]) {
 			t.Errorf("mount %d is %v, want %v", i, got[i], want[i])
 		}
 	}

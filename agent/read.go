@@ -35,11 +35,13 @@ type pump struct {
 	set  *capture.Set
 	size block.Size
 	work []*readWorker
+	rate readRate
 }
 
 type readWorker struct {
-	buf []byte
-	enc *codec.Encoder
+	buf  []byte
+	enc  *codec.Encoder
+	rate *readRate
 }
 
 func newPump(dev block.Device, set *capture.Set, level codec.Level) (*pump, error) {
@@ -49,7 +51,7 @@ func newPump(dev block.Device, set *capture.Set, level codec.Level) (*pump, erro
 		if err != nil {
 			return nil, fmt.Errorf("make encoder: %w", err)
 		}
-		p.work = append(p.work, &readWorker{buf: block.AlignedBuffer(readBytes), enc: enc})
+		p.work = append(p.work, &readWorker{buf: block.AlignedBuffer(readBytes), enc: enc, rate: &p.rate})
 	}
 	return p, nil
 }
@@ -103,10 +105,12 @@ func (w *readWorker) send(dev block.Device, d *delta, r block.Range) error {
 	for !r.Empty() {
 		n := min(r.Len, readBytes)
 		buf := w.buf[:n]
-		if err := readFull(dev, buf, r.Off); err != nil {
+		took, err := timed(func() error { return readFull(dev, buf, r.Off) })
+		if err != nil {
 			return err
 		}
-		err := split(r.Off, buf, func(part block.Range, data []byte) error {
+		w.rate.add(n, took)
+		err = split(r.Off, buf, func(part block.Range, data []byte) error {
 			if data == nil && part.Off == zero.End() && !zero.Empty() {
 				zero.Len += part.Len
 				return nil

@@ -8,12 +8,11 @@ import (
 )
 
 // errResidue: more blocks changed than the memory set aside for a freeze holds.
-var errResidue = errors.New("more changed during the last pass than fits the memory for a freeze")
+var errResidue = errors.New("more changed during the last pass than fits the memory for a freeze: raise residue")
 
-// residue is what a freeze reads: memory made before, filled while frozen, sent after the thaw. It is made once, and memory
-// that no freeze has needed yet takes no room.
+// residue is what a freeze reads of one disk: memory made before, filled while frozen, sent after the thaw.
 type residue struct {
-	arena  []byte
+	arena  *arena
 	runs   []residueRun
 	used   block.Size
 	readMu sync.Mutex
@@ -26,15 +25,26 @@ type residueRun struct {
 	at block.Size // in arena
 }
 
-// residueRuns bounds the list of runs: one for every block of the arena, should no two be neighbours.
-func newResidue(budget block.Size) *residue {
-	return &residue{
-		arena: block.AlignedBuffer(budget),
-		runs:  make([]residueRun, 0, budget/block.Size(block.DefaultBlockSize)),
+const (
+	// residueMargin is made ready on top of what is left before a freeze: the freeze writes back what was dirtied meanwhile.
+	residueMargin = 4 * block.MiB
+	// residueRuns bounds the list of runs for its memory, 24 bytes each: no disk reads so many in a freeze.
+	residueRuns = 1 << 16
+)
+
+func newResidue(budget block.Size) (*residue, error) {
+	a, err := newArena(budget)
+	if err != nil {
+		return nil, err
 	}
+	// No more runs than one for every block of the arena, should no two be neighbours.
+	return &residue{arena: a, runs: make([]residueRun, 0, min(budget/block.Size(block.DefaultBlockSize), residueRuns))}, nil
 }
 
-// collect takes from the pump's set what the open delta lacks, and marks it sent.
+// room is how much fits.
+func (s *residue) room() block.Size { return block.Size(len(s.arena.mem)) }
+
+// collect takes from the pump's set what the open delta lacks, and marks it sent. It allocates nothing.
 func (s *residue) collect(p *pump) error {
 	s.runs, s.used, s.next, s.failed = s.runs[:0], 0, 0, nil
 	bs := p.set.BlockSize()
@@ -42,7 +52,7 @@ func (s *residue) collect(p *pump) error {
 	for run, ok := p.set.Next(0, limit); ok; run, ok = p.set.Next(run.End(), limit) {
 		r := run.Range(bs, p.size)
 		room := (r.Len + block.DirectAlign - 1) &^ (block.DirectAlign - 1)
-		if s.used+room > block.Size(len(s.arena)) || len(s.runs) == cap(s.runs) {
+		if s.used+room > s.room() || len(s.runs) == cap(s.runs) {
 			return errResidue
 		}
 		s.runs = append(s.runs, residueRun{r: r, at: s.used})
@@ -52,21 +62,18 @@ func (s *residue) collect(p *pump) error {
 	return nil
 }
 
-// read fills the arena, several reads at a time: a freeze waits for it.
-func (s *residue) read(dev block.Device) error {
-	var wg sync.WaitGroup
-	for range min(len(s.runs), 2*readers) {
-		wg.Go(func() {
-			for run, ok := s.take(); ok; run, ok = s.take() {
-				if err := readFull(dev, s.arena[run.at:run.at+run.r.Len], run.r.Off); err != nil {
-					s.fail(err)
-					return
-				}
-			}
-		})
+// readNext reads the next run that nobody has read yet. It is false when there is none, or a read has failed. It allocates
+// nothing unless it fails.
+func (s *residue) readNext(dev block.Device) bool {
+	run, ok := s.take()
+	if !ok {
+		return false
 	}
-	wg.Wait()
-	return s.failed
+	if err := readFull(dev, s.arena.mem[run.at:run.at+run.r.Len], run.r.Off); err != nil {
+		s.fail(err)
+		return false
+	}
+	return true
 }
 
 func (s *residue) take() (residueRun, bool) {
@@ -79,16 +86,19 @@ func (s *residue) take() (residueRun, bool) {
 	return s.runs[s.next-1], true
 }
 
+// fail stops the reads.
 func (s *residue) fail(err error) {
 	s.readMu.Lock()
 	defer s.readMu.Unlock()
-	s.failed = err
+	if s.failed == nil {
+		s.failed = err
+	}
 }
 
 // send puts what was read into the open delta.
 func (s *residue) send(w *readWorker, d *delta) error {
 	for _, run := range s.runs {
-		err := split(run.r.Off, s.arena[run.at:run.at+run.r.Len], func(r block.Range, data []byte) error {
+		err := split(run.r.Off, s.arena.mem[run.at:run.at+run.r.Len], func(r block.Range, data []byte) error {
 			return w.put(d, r, data)
 		})
 		if err != nil {
@@ -96,4 +106,17 @@ func (s *residue) send(w *readWorker, d *delta) error {
 		}
 	}
 	return nil
+}
+
+// drop puts the blocks back into the dirty set: what was read of them is not to be sent.
+func (s *residue) drop(p *pump) {
+	for _, run := range s.runs {
+		p.set.Mark(run.r.Covering(p.set.BlockSize()))
+	}
+}
+
+// reset gives the memory back.
+func (s *residue) reset() {
+	s.runs = s.runs[:0]
+	s.arena.cool()
 }

@@ -35,6 +35,8 @@ type upload struct {
 	generation block.Generation
 	open       *delta
 	begun      note // as it stood when the open delta began, with all that had been found by then
+	pace       pace
+	budget     time.Duration // of a freeze
 
 	mu     sync.Mutex
 	closed bool
@@ -71,6 +73,7 @@ func startUpload(ctx context.Context, d *disk, s *link.Session, a *Agent) (*uplo
 	}
 	u := &upload{
 		disk: d, codec: a.parts.Codec, log: a.log, stream: stream, cfg: a.cfg, clock: &a.clock, hurry: func() {},
+		budget: a.cfg.FreezeBudget, pace: pace{interval: a.cfg.Interval},
 		acks: make(chan wire.Ack, 1), done: make(chan struct{}),
 	}
 	if err := u.agree(opened, rejoin); err != nil {
@@ -211,26 +214,6 @@ func (u *upload) full() bool {
 	return u.open.payload() >= partBytes || time.Since(u.open.start) > partTime && u.open.payload() > 0
 }
 
-// precopy sends what is dirty until little is left or more passes would not help.
-func (u *upload) precopy(ctx context.Context) error {
-	d := u.disk
-	before := block.Size(-1)
-	for range maxPasses {
-		if _, err := d.set.Take(); err != nil {
-			return err
-		}
-		left := d.set.BlockSize().Bytes(d.set.Left())
-		if left <= smallResidue || before >= 0 && left > before-before/8 {
-			return nil
-		}
-		before = left
-		if err := u.sweep(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // sweep sends all that the set holds now, in as many parts as it takes. It returns with a delta open.
 func (u *upload) sweep(ctx context.Context) error {
 	for {
@@ -296,6 +279,7 @@ func (u *upload) commit(ctx context.Context, class block.Class, flags block.Seal
 	d.update(func(n *note) { n.Acked = n.Sealed })
 	d.set.Ack()
 	d.acked.Add(1)
+	u.pace.acked(seal)
 	d.show(func(s *DiskStatus) {
 		s.Sent += seal.Payload
 		s.Done = min(s.Done+seal.Covered, s.Total)

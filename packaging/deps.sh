@@ -19,6 +19,10 @@ needs=(
 	ps:procps
 	qemu-system-x86_64:qemu-system-x86 # make kernels
 	cpio:cpio
+	linux.uml:user-mode-linux # guests whose root may freeze, and that have LVM and md
+	lvm:lvm2
+	dmsetup:dmsetup
+	mdadm:mdadm
 	modprobe:kmod             # the loop module, where the kernel does not have it built in
 )
 packages=()

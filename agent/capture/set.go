@@ -26,34 +26,62 @@ type Set struct {
 	pending *block.Bitmap
 	sent    *block.Bitmap
 	taken   uint64
+	ignore  []block.Run                  // not counted in taken
+	absorb  func(word int, marks uint64) // made once: Take is called while file systems are frozen, and allocates nothing
 }
 
 // NewSet is the dirty set over a tracker's marks. It holds what the tracker's Keep holds.
 func NewSet(t Tracker) *Set {
 	size, n := t.Geometry()
-	return &Set{
+	s := &Set{
 		tracker:   t,
 		blockSize: size,
 		pending:   block.BitmapOver(t.Keep().Pending, n),
 		sent:      block.NewBitmap(n),
 	}
+	s.absorb = s.take
+	return s
 }
 
 // BlockSize is the granularity.
 func (s *Set) BlockSize() block.BlockSize { return s.blockSize }
 
-// Take moves the tracker's marks into the set. It returns how many marks were taken since the Set was made: two calls that
-// return the same number say that no write completed between them, whoever else called Take meanwhile.
+// Take moves the tracker's marks into the set. It returns how many marks were taken since the Set was made, those of ignored
+// blocks left out: two calls that return the same number say that no write that counts completed between them, whoever else
+// called Take meanwhile.
 func (s *Set) Take() (uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	pending, sent := s.pending.Words(), s.sent.Words()
-	err := s.tracker.Take(func(w int, marks uint64) {
-		pending[w] |= marks
-		sent[w] &^= marks
-		s.taken += uint64(bits.OnesCount64(marks))
-	})
+	err := s.tracker.Take(s.absorb)
 	return s.taken, err
+}
+
+// take is the sink of Take.
+func (s *Set) take(w int, marks uint64) {
+	s.pending.Words()[w] |= marks
+	s.sent.Words()[w] &^= marks
+	for _, r := range s.ignore {
+		marks &^= maskOf(r, w)
+	}
+	s.taken += uint64(bits.OnesCount64(marks))
+}
+
+// maskOf is the bits of word w that r covers.
+func maskOf(r block.Run, w int) uint64 {
+	base := block.Index(w) * 64
+	first, end := max(r.First-base, 0), min(r.End()-base, 64)
+	if first >= end {
+		return 0
+	}
+	return ^uint64(0) << uint(first) & (^uint64(0) >> uint(64-end))
+}
+
+// Ignore leaves the marks of these blocks out of what Take counts, and of nothing else: they are sent like all others. It is for
+// swap, which is written at any time, and is worth nothing after a crash.
+func (s *Set) Ignore(runs []block.Run) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ignore = runs
 }
 
 // Next is the first run at or after from that the open delta does not hold yet, at most limit blocks of it.

@@ -128,3 +128,34 @@ func TestNextStopsAtTheLimitAndAtGaps(t *testing.T) {
 		}
 	}
 }
+
+// TestIgnoredBlocksDoNotCount: their marks are taken like all others, and are not counted.
+func TestIgnoredBlocksDoNotCount(t *testing.T) {
+	m := newMemory(300)
+	s := capture.NewSet(m)
+	s.Ignore([]block.Run{{First: 60, N: 70}, {First: 200, N: 1}})
+	counted := uint64(0)
+	for i := range block.Index(300) {
+		m.write(i)
+		n, err := s.Take()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ignored := i >= 60 && i < 130 || i == 200; (n == counted) != ignored {
+			t.Errorf("block %d: counted %v, ignored %v", i, n != counted, ignored)
+		}
+		counted = n
+	}
+	if s.Left() != 300 {
+		t.Errorf("%d of 300 blocks are to be sent", s.Left())
+	}
+}
+
+// TestTakeAllocatesNothing: it is called while file systems are frozen.
+func TestTakeAllocatesNothing(t *testing.T) {
+	m := newMemory(300)
+	s := capture.NewSet(m)
+	if n := testing.AllocsPerRun(100, func() { m.write(7); s.Take() }); n > 0 {
+		t.Errorf("Take allocates %v times", n)
+	}
+}

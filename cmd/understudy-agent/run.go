@@ -38,7 +38,7 @@ func runCommand() *cobra.Command {
 	var file string
 	c := config{
 		PKI: "/etc/understudy/pki", Carrier: link.QUIC, Control: defaultSocket,
-		Config: agent.Config{Compress: codec.LevelS2},
+		Config: agent.Config{Compress: codec.LevelS2, Unfreezable: agent.UnfreezableRefuse, Freeze: new(true)},
 	}
 	var blockSize uint32
 	cmd := &cobra.Command{
@@ -66,8 +66,10 @@ func runCommand() *cobra.Command {
 	f.Var(&c.Carrier, "carrier", "carrier of the link")
 	f.Var(&c.Compress, "compress", "compression on the link and in the journal")
 	f.Uint32Var(&blockSize, "block-size", 0, "granularity of tracking in bytes (default 4096, coarser for huge disks)")
-	f.DurationVar(&c.FreezeBudget, "freeze-budget", 50*time.Millisecond, "what a freeze should stay under")
-	f.DurationVar(&c.FreezeLimit, "freeze-limit", 2*time.Second, "when the guard ends a freeze, and the point is given up")
+	f.BoolVar(c.Freeze, "freeze", true, "freeze mounted file systems for a point; without it all points are fuzzy")
+	f.DurationVar(&c.FreezeBudget, "freeze-budget", 50*time.Millisecond, "what a freeze is made to stay under; the guard ends it 100ms later")
+	f.Int64Var((*int64)(&c.Residue), "residue", int64(256*block.MiB), "most bytes, over all disks, that a freeze may read into memory")
+	f.Var(&c.Unfreezable, "unfreezable", "points of a disk whose writes no freeze stops (raw database, swap)")
 	f.Int64Var((*int64)(&c.ScanRate), "scan-rate", 0, "bytes of a disk read in a second when it is compared after a gap in tracking (default unlimited)")
 	f.DurationVar(&c.VerifyEvery, "verify-every", 7*24*time.Hour, "in what time a disk is compared with its copy once, a little at a time; negative: never")
 	f.Int64Var((*int64)(&c.VerifyRate), "verify-rate", 32<<20, "bytes of a disk read in a second for that, at most")

@@ -22,7 +22,7 @@ func guardCommand() *cobra.Command {
 		Hidden: true,
 		Args:   cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return agent.RunGuard(os.Stdin, os.Stdout)
+			return agent.RunGuard(os.Stdin)
 		},
 	}
 }

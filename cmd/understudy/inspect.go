@@ -119,8 +119,11 @@ func progressLines(d agent.DiskStatus) []string {
 		}
 		lines = append(lines, line)
 	}
-	if d.Error != "" {
+	switch {
+	case d.Error != "":
 		lines = append(lines, d.Error)
+	case d.Pace != nil && d.Pace.Advice != "":
+		lines = append(lines, d.Pace.Advice)
 	}
 	return lines
 }

@@ -365,3 +365,20 @@ func TestRemoveLeavesNothing(t *testing.T) {
 		t.Errorf("close after remove: %v", err)
 	}
 }
+
+// TestTakeAllocatesNothing: it is called while file systems are frozen.
+func TestTakeAllocatesNothing(t *testing.T) {
+	d := newDisk(t, 8<<20)
+	tr := attach(t, d.path, Options{})
+	d.write(0, 1<<20, 1)
+	words := 0
+	sink := func(int, uint64) { words++ }
+	n := testing.AllocsPerRun(50, func() {
+		if err := tr.Take(sink); err != nil {
+			t.Error(err)
+		}
+	})
+	if n > 0 || words == 0 {
+		t.Errorf("Take allocates %v times; %d words were taken", n, words)
+	}
+}

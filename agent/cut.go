@@ -1,0 +1,139 @@
+package agent
+
+import (
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/understudy-dr/understudy/internal/block"
+)
+
+// The frozen section: from the freeze to the thaw, the agent must need nothing that a frozen disk, or a host that is short of
+// memory because its writes have stopped, could keep from it. So what runs there
+//
+//   - writes to no file, and reads none but the protected disks themselves, O_DIRECT, below any file system;
+//   - allocates nothing: lists and buffers were made before, and the garbage collector is off, so that no other goroutine's
+//     garbage stops the world (TestTheFrozenSectionAllocatesNothing counts);
+//   - logs nothing and takes no lock that is held while something is logged;
+//   - starts no goroutine and no thread: the readers wait on threads of their own from the start of the session;
+//   - touches no page that is not in memory: lockMemory, and arena.warm.
+//
+// What other goroutines of the agent do meanwhile (answer an operator, log a lost link) may hang until the thaw, and hangs
+// alone.
+
+// cutter does the frozen section. One goroutine uses it; stop ends its readers.
+type cutter struct {
+	freezer *freezer
+	members []*upload
+	before  []uint64 // marks taken, per member
+	busy    []bool   // per member: a write completed between its swap and the last read
+
+	wake    []chan struct{} // one a reader
+	reading sync.WaitGroup
+	readers sync.WaitGroup
+}
+
+// maxReaders bounds the readers, whose threads take some memory each.
+const maxReaders = 32
+
+// startCutter starts the readers for so many disks: twice as many as a pass has, since a freeze waits for them.
+func startCutter(f *freezer, disks int) *cutter {
+	c := &cutter{freezer: f, before: make([]uint64, disks), busy: make([]bool, disks)}
+	for w := range min(2*readers*disks, maxReaders) {
+		wake := make(chan struct{}, 1)
+		c.wake = append(c.wake, wake)
+		c.readers.Go(func() { c.readWhenWoken(w, wake) })
+	}
+	return c
+}
+
+// stop waits for the readers' end.
+func (c *cutter) stop() {
+	for _, wake := range c.wake {
+		close(wake)
+	}
+	c.readers.Wait()
+}
+
+// cut freezes, swaps, reads, swaps and thaws. The members' busy flags are set when it returns nil.
+func (c *cutter) cut(members []*upload) error {
+	c.members = members
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	return c.frozen()
+}
+
+// frozen is the frozen section.
+func (c *cutter) frozen() error {
+	if err := c.freezer.freeze(); err != nil {
+		return err
+	}
+	err := c.readAll()
+	if e := c.freezer.thaw(); e != nil && err == nil {
+		err = e
+	}
+	return err
+}
+
+// readAll reads what every member lacks, and finds out whether a write completed on any of them from the first swap to the
+// last read.
+func (c *cutter) readAll() error {
+	for i, u := range c.members {
+		var err error
+		if c.before[i], err = u.disk.set.Take(); err != nil {
+			return err
+		}
+	}
+	for _, u := range c.members {
+		if err := u.disk.residue.collect(u.disk.pump); err != nil {
+			return err
+		}
+	}
+	c.reading.Add(len(c.wake))
+	for _, wake := range c.wake {
+		wake <- struct{}{}
+	}
+	c.reading.Wait()
+	for i, u := range c.members {
+		after, err := u.disk.set.Take()
+		if err != nil {
+			return err
+		}
+		if err := u.disk.residue.failed; err != nil {
+			return err
+		}
+		c.busy[i] = after != c.before[i]
+	}
+	return nil
+}
+
+// readWhenWoken reads runs of all members, each reader from another member on.
+func (c *cutter) readWhenWoken(w int, wake <-chan struct{}) {
+	runtime.LockOSThread() // a thread that is there already
+	for range wake {
+		for i := range c.members {
+			d := c.members[(i+w)%len(c.members)].disk
+			for d.residue.readNext(d.dev) {
+				if c.freezer.late() {
+					d.residue.fail(errLate)
+				}
+			}
+		}
+		c.reading.Done()
+	}
+}
+
+// residueBytes is how much the last cut read.
+func (c *cutter) residueBytes() (n block.Size) {
+	for _, u := range c.members {
+		n += u.disk.residue.used
+	}
+	return n
+}
+
+// timed is how long f took.
+func timed(f func() error) (time.Duration, error) {
+	start := time.Now()
+	err := f()
+	return time.Since(start), err
+}
