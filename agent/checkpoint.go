@@ -36,6 +36,7 @@ var errBusy = errors.New("writes went on while the disks should have been quiet:
 type cut struct {
 	at     time.Time
 	frozen time.Duration
+	fuzzy  bool  // nothing was frozen
 	err    error // why the members' deltas are no recovery point
 }
 
@@ -59,6 +60,9 @@ func (g *group) checkpoint(ctx context.Context, members []*upload) {
 func (g *group) cutAll(ctx context.Context, members []*upload) cut {
 	var mounts []Mount
 	for _, u := range members {
+		if !g.cfg.frozen() {
+			break // nothing is frozen, so nothing need be freezable
+		}
 		on, err := u.mounts()
 		if err != nil {
 			return cut{err: err}
@@ -103,8 +107,20 @@ func (u *upload) settle(cutErr error) error {
 	return nil
 }
 
+// cutFuzzy reads what every member lacks while writes go on: no instant.
+func cutFuzzy(members []*upload) cut {
+	c := cut{at: time.Now(), fuzzy: true}
+	if c.err = readQuiet(members); errors.Is(c.err, errBusy) {
+		c.err = nil
+	}
+	return c
+}
+
 // cutOnce freezes, swaps, reads, swaps and thaws. Between freeze and thaw nothing is logged or written.
 func (g *group) cutOnce(members []*upload) cut {
+	if !g.cfg.frozen() {
+		return cutFuzzy(members)
+	}
 	c := cut{at: time.Now()}
 	if c.err = g.freezer.freeze(); c.err != nil {
 		return c
@@ -203,6 +219,9 @@ func (u *upload) finishPoint(ctx context.Context, c cut, labels map[string]strin
 		return err
 	}
 	class, flags := block.ClassCrash, block.SealFlags(0)
+	if c.fuzzy {
+		class = block.ClassFuzzy
+	}
 	if missed {
 		flags = block.FlagUnproven
 	}

@@ -18,6 +18,7 @@ type Config struct {
 	BlockSize block.BlockSize `toml:"block_size"` // granularity of the dirty set in bytes; default 4096, coarser for huge disks
 	Compress  codec.Level     `toml:"compress"`   // none, s2 or zstd; default s2
 
+	Freeze       *bool         `toml:"freeze"`        // false: points are read while writes go on, and are fuzzy; default true
 	FreezeBudget time.Duration `toml:"freeze_budget"` // what a freeze should stay under; default 50ms
 	FreezeLimit  time.Duration `toml:"freeze_limit"`  // when the guard thaws and the point is given up; default 2s
 	Residue      block.Size    `toml:"residue"`       // memory in bytes, shared by all disks, for what a freeze reads; default 64 MiB
@@ -35,6 +36,9 @@ const (
 	// residue by trying more often.
 	maxPasses = 12
 )
+
+// frozen tells whether points are taken of a frozen group.
+func (c Config) frozen() bool { return c.Freeze == nil || *c.Freeze }
 
 // withDefaults validates c and fills a copy.
 func (c Config) withDefaults() (Config, error) {

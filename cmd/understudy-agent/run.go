@@ -41,12 +41,16 @@ func runCommand() *cobra.Command {
 		Config: agent.Config{Compress: codec.LevelS2},
 	}
 	var blockSize uint32
+	freeze := true
 	cmd := &cobra.Command{
 		Use:   "run --disk DEV --receiver HOST:PORT",
 		Short: "Track disks and keep their copies at the receiver up to date",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c.BlockSize = block.BlockSize(blockSize)
+			if cmd.Flags().Changed("freeze") {
+				c.Freeze = &freeze
+			}
 			if file != "" {
 				if err := loadUnderFlags(cmd, file, &c); err != nil {
 					return err
@@ -66,6 +70,7 @@ func runCommand() *cobra.Command {
 	f.Var(&c.Carrier, "carrier", "carrier of the link")
 	f.Var(&c.Compress, "compress", "compression on the link and in the journal")
 	f.Uint32Var(&blockSize, "block-size", 0, "granularity of tracking in bytes (default 4096, coarser for huge disks)")
+	f.BoolVar(&freeze, "freeze", true, "freeze the file systems for a point; without it points are fuzzy: no instant of the disk")
 	f.DurationVar(&c.FreezeBudget, "freeze-budget", 50*time.Millisecond, "what a freeze should stay under")
 	f.DurationVar(&c.FreezeLimit, "freeze-limit", 2*time.Second, "when the guard ends a freeze, and the point is given up")
 	f.StringVar(&c.Control, "control", c.Control, "control socket")
