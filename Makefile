@@ -26,7 +26,7 @@ build: deps ## build the commands, static, into bin/
 _build:
 	@echo "build: the commands, into bin/"
 	@mkdir -p bin
-	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/... ./bench/demo ./bench/soak ./bench/figures
+	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/... ./bench/demo ./bench/soak ./bench/figures ./bench/order
 
 lint: deps ## go vet, gofumpt and staticcheck
 	@$(MAKE) --no-print-directory _lint
