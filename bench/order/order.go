@@ -98,8 +98,8 @@ func (o *order) frozen(ctx context.Context, s *stage) error {
 			return fmt.Errorf("point of %v: %w", p.at.Format(time.StampMicro), err)
 		}
 		if sum.add(v); len(v.violations) > 0 {
-			return fmt.Errorf("the crash point of %v, #%v, is no state that a crash could have left: %v (%d violations)",
-				p.at.Format(time.StampMicro), p.seqs, v.violations[0], len(v.violations))
+			return fmt.Errorf("the crash point of %v, #%v (proven: %v), is no state that a crash could have left: %v\nagent:\n%s",
+				p.at.Format(time.StampMicro), p.seqs, p.proven, v.violations, o.rig.Agent.Log())
 		}
 	}
 	say("%-12s %3d crash points, all in order: %d sectors, %d of them of epochs under way; %.0f epochs a second over %d lanes",

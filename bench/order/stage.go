@@ -213,8 +213,9 @@ func (s *stage) firstPoints(ctx context.Context, r *rig.Rig) error {
 
 // groupPoint is a point that all disks have.
 type groupPoint struct {
-	at   time.Time
-	seqs []uint64 // by disk
+	at     time.Time
+	proven bool     // on every disk
+	seqs   []uint64 // by disk
 }
 
 // points are those of a class that all disks have, oldest first.
@@ -225,19 +226,20 @@ func (s *stage) points(ctx context.Context, r *rig.Rig, class string) ([]groupPo
 		if err != nil {
 			return nil, err
 		}
-		seqAt := map[int64]uint64{}
+		seqAt, proven := map[int64]uint64{}, map[int64]bool{}
 		for _, p := range points {
 			if p.Class != class && p.Class != "none" {
 				return nil, fmt.Errorf("point #%d of %s is of class %s; only %s was to be had", p.Seq, d.loop.Device, p.Class, class)
 			}
 			if seqAt[p.Time.UnixNano()] = p.Seq; i == 0 {
-				all = append(all, groupPoint{at: p.Time})
+				all = append(all, groupPoint{at: p.Time, proven: true})
 			}
+			proven[p.Time.UnixNano()] = p.Proven
 		}
 		var kept []groupPoint
 		for _, p := range all {
 			if seq, ok := seqAt[p.at.UnixNano()]; ok {
-				kept = append(kept, groupPoint{p.at, append(p.seqs, seq)})
+				kept = append(kept, groupPoint{p.at, p.proven && proven[p.at.UnixNano()], append(p.seqs, seq)})
 			}
 		}
 		all = kept
