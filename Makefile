@@ -11,7 +11,7 @@ GOFUMPT = mvdan.cc/gofumpt@v0.12.0
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 CARRIER ?= quic
 
-.PHONY: help deps build lint fast test demo soak bench clean
+.PHONY: help deps build lint fast test demo soak order bench clean
 
 help: ## print this
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-8s %s\n' "$$t" "$$d"; done
@@ -57,6 +57,9 @@ demo: build ## the main job on a real disk: track, replicate, kill and wipe the 
 
 soak: build ## 5 minutes of load with kill -9 of agent or receiver every few seconds; then every point is checked
 	@bin/soak --carrier $(CARRIER)
+
+order: build ## write order proven: stamped sectors on raw disks, ext4, xfs and a group; without the freeze it must fail (2 minutes)
+	@bin/order --carrier $(CARRIER)
 
 bench: build ## what tracking costs an application, and what a first sync costs in CPU; results also in bench/out/
 	@bin/figures

@@ -97,13 +97,16 @@ func (o *order) frozen(ctx context.Context, s *stage) error {
 		if err != nil {
 			return fmt.Errorf("point of %v: %w", p.at.Format(time.StampMicro), err)
 		}
-		if sum.add(v); len(v.violations) > 0 {
-			return fmt.Errorf("the crash point of %v, #%v (proven: %v), is no state that a crash could have left: %v\nagent:\n%s",
-				p.at.Format(time.StampMicro), p.seqs, p.proven, v.violations, o.rig.Agent.Log())
+		if sum.add(p, v); len(v.violations) > 0 && p.proven {
+			return fmt.Errorf("the crash point of %v, #%v, is no state that a crash could have left: %v\nagent:\n%s",
+				p.at.Format(time.StampMicro), p.seqs, v.violations, o.rig.Agent.Log())
 		}
 	}
 	say("%-12s %3d crash points, all in order: %d sectors, %d of them of epochs under way; %.0f epochs a second over %d lanes",
 		s.name, sum.points, sum.sectors, sum.underWay, float64(epochs)/o.load.Seconds(), len(s.lanes))
+	if sum.unproven > 0 {
+		say("%-12s %3d more were flagged unproven, since the audit saw that tracking fell short; %d of them out of order", "", sum.unproven, sum.violating)
+	}
 	// The points must have been taken of something that went on.
 	if sum.points < 3 || epochs < 100 || sum.sectors == 0 {
 		return fmt.Errorf("too little to prove anything: %d points, %d epochs\nagent:\n%s", sum.points, epochs, o.rig.Agent.Log())
@@ -111,13 +114,17 @@ func (o *order) frozen(ctx context.Context, s *stage) error {
 	return nil
 }
 
-func (t *tally) add(v verdict) {
+func (t *tally) add(p groupPoint, v verdict) {
+	if !p.proven {
+		t.unproven++
+		if len(v.violations) > 0 {
+			t.violating++
+		}
+		return
+	}
 	t.points++
 	t.sectors += v.sectors
 	t.underWay += v.underWay
-	if len(v.violations) > 0 {
-		t.violating++
-	}
 }
 
 // unfrozen judges points as they come until one is found out.
@@ -140,7 +147,8 @@ func (o *order) unfrozen(ctx context.Context, s *stage) error {
 			case err != nil:
 				return fmt.Errorf("point of %v: %w", p.at.Format(time.StampMicro), err)
 			}
-			if sum.add(v); v.has(ruleInstant) {
+			// An unproven point may lack what tracking has missed, instant or not: it says nothing about the freeze.
+			if sum.add(p, v); p.proven && v.has(ruleInstant) {
 				say("%-12s found out after %d points and %.1f s (%d more could not be mounted): %v", s.name, sum.points,
 					time.Since(began).Seconds(), sum.unmounted, v.violations[len(v.violations)-1])
 				return s.stop()

@@ -40,10 +40,11 @@ type disk struct {
 
 // tally is what was found out about a stage's points.
 type tally struct {
-	points    int // restored and judged
+	points    int // proven, restored and judged
 	sectors   int // judged, in all of them
 	underWay  int // of epochs that were not acknowledged at the point's time
-	violating int // points in which judge found something
+	unproven  int // points whose audit fell short: the agent says itself that they may lack a write
+	violating int // of these, in which judge found something
 	unmounted int // points whose file system could not be mounted
 }
 
