@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -148,12 +147,12 @@ func (h *held) take(l *lane, index int, slot uint64, part int, b []byte) (stamp,
 
 func (h *held) lacks(l *lane, seq uint64) { h.missing = min(h.missing, l.epochOf(seq)) }
 
-// writeZeroes makes a ring's file, whole and synced: what is written later changes no metadata but times.
-func (l *lane) writeZeroes(root string) error {
-	f, err := os.OpenFile(filepath.Join(root, l.Path), os.O_WRONLY|os.O_CREATE, 0o600)
+// writeZeroes makes a file, whole and synced: what is written into it later changes no metadata but times.
+func writeZeroes(path string, size int64) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = io.WriteString(f, string(make([]byte, int(l.Slots)*l.Unit)))
+	_, err = f.Write(make([]byte, size))
 	return errors.Join(err, f.Sync(), f.Close())
 }

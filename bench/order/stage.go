@@ -71,22 +71,35 @@ func (s *stage) prepare(ctx context.Context, bed *testbed.Bed, rest time.Duratio
 		}
 		s.disks = append(s.disks, d)
 		p.Roots = append(p.Roots, d.root)
-		p.Noise = append(p.Noise, noise{Disk: i, Path: pathOn(kind, "noise"), Base: 64 << 20, Size: 16 << 20, Rate: 4000})
 		if kind == "raw" && !s.fuzzy {
 			p.Rest = rest
 		}
 	}
 	s.lanes = lanesOn(s.kinds)
-	p.Lanes = s.lanes
+	p.Lanes, p.Noise = s.lanes, noiseOn(s.kinds, s.lanes)
 	return s.start(bed, p)
 }
 
-// pathOn is a file's path on a file system, and nothing on a raw device.
-func pathOn(kind, name string) string {
-	if kind == "raw" {
-		return ""
+// On a raw disk the lanes lie so far apart, with noise between them.
+const (
+	laneApart = 12 << 20
+	noiseSize = 8 << 20
+)
+
+// noiseOn lays noise between the lanes.
+func noiseOn(kinds []string, lanes []lane) []noise {
+	var all []noise
+	for i, l := range lanes {
+		if l.Log {
+			continue
+		}
+		n := noise{Lane: i, Disk: l.Disk, Path: "noise-" + l.Path, Size: noiseSize, Rate: 1500}
+		if kinds[l.Disk] == "raw" {
+			n.Path, n.Base = "", l.Base+laneApart-noiseSize
+		}
+		all = append(all, n)
 	}
-	return name
+	return all
 }
 
 // lanesOn lays the lanes out: a relay over all disks, from one to the next and back, and two lanes of each disk that write at
@@ -96,7 +109,7 @@ func lanesOn(kinds []string) []lane {
 	add := func(l lane) {
 		l.After = -1
 		if kinds[l.Disk] == "raw" {
-			l.Log, l.Path, l.Direct, l.Base = false, "", true, int64(len(all))<<20
+			l.Log, l.Path, l.Direct, l.Base = false, "", true, int64(len(all))*laneApart
 		}
 		all = append(all, l)
 	}

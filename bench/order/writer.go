@@ -30,8 +30,10 @@ type plan struct {
 	Seed  uint64        `json:"seed"`
 }
 
-// noise is a place that is written at random, so that a point has something to read. Nobody looks at it.
+// noise is a place between two lanes that is written at random, so that a point has something to read before it gets from one
+// to the other. Nobody looks at it.
 type noise struct {
+	Lane int    `json:"lane"` // made after this lane's
 	Disk int    `json:"disk"`
 	Path string `json:"path"`
 	Base int64  `json:"base"`
@@ -71,11 +73,18 @@ func (p *writers) run(ctx context.Context) error {
 	for i := range p.plan.Lanes {
 		l := &p.plan.Lanes[i]
 		p.tokens = append(p.tokens, make(chan token, 1))
-		if l.Path == "" || l.Log {
-			continue
+		if l.Path != "" && !l.Log {
+			if err := writeZeroes(filepath.Join(p.plan.Roots[l.Disk], l.Path), int64(l.Slots)*int64(l.Unit)); err != nil {
+				return err
+			}
 		}
-		if err := l.writeZeroes(p.plan.Roots[l.Disk]); err != nil {
-			return err
+		for _, n := range p.plan.Noise {
+			if n.Lane != i || n.Path == "" {
+				continue
+			}
+			if err := writeZeroes(filepath.Join(p.plan.Roots[n.Disk], n.Path), n.Size); err != nil {
+				return err
+			}
 		}
 	}
 	for _, root := range p.plan.Roots {
@@ -283,7 +292,7 @@ func syncDir(path string) error {
 
 // makeNoise writes at random places, at a rate, in bursts of a hundredth of a second.
 func (p *writers) makeNoise(ctx context.Context, n noise, stream uint64) error {
-	f, err := os.OpenFile(filepath.Join(p.plan.Roots[n.Disk], n.Path), os.O_WRONLY|os.O_CREATE|unix.O_DIRECT, 0o600)
+	f, err := os.OpenFile(filepath.Join(p.plan.Roots[n.Disk], n.Path), os.O_WRONLY|unix.O_DIRECT, 0)
 	if err != nil {
 		return err
 	}
