@@ -134,7 +134,7 @@ func (h *held) take(l *lane, index int, slot uint64, part int, b []byte) (stamp,
 	if err == nil && s.seq == 0 {
 		return s, false
 	}
-	if err == nil && (s.lane != index || s.slot != slot || s.part != part || l.slotOf(s.seq) != slot) {
+	if err == nil && (s.lane != index || s.part != part || l.slotOf(s.seq) != slot) {
 		err = fmt.Errorf("%w: it is of lane %d, slot %d, part %d, sequence %d", errTorn, s.lane, s.slot, s.part, s.seq)
 	}
 	if err != nil {
