@@ -26,6 +26,7 @@ type Agent struct {
 	cfg   Config
 	parts Parts
 	log   *slog.Logger
+	hooks *hooks
 
 	mu      sync.Mutex
 	disks   []*disk
@@ -48,6 +49,8 @@ type Status struct {
 	Host  string       `json:"host"`
 	Link  LinkStatus   `json:"link"`
 	Disks []DiskStatus `json:"disks"`
+
+	Applications []ApplicationStatus `json:"applications,omitempty"`
 }
 
 // New checks the config. It starts nothing.
@@ -56,7 +59,10 @@ func New(cfg Config, parts Parts) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Agent{cfg: cfg, parts: parts, log: parts.Log, uploads: map[*disk]*upload{}}, nil
+	return &Agent{
+		cfg: cfg, parts: parts, log: parts.Log, uploads: map[*disk]*upload{},
+		hooks: newHooks(cfg.Applications, cfg.StateDir, parts.Log),
+	}, nil
 }
 
 // Run attaches the trackers and keeps the target up to date until ctx ends. It returns an error when a disk can't be
@@ -64,6 +70,9 @@ func New(cfg Config, parts Parts) (*Agent, error) {
 // the kernel after it has returned.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.closeDisks()
+	if err := a.hooks.recover(ctx); err != nil {
+		return err
+	}
 	for _, path := range a.cfg.Disks {
 		d, err := openDisk(path, a.cfg, a.parts.Open)
 		if err != nil {
@@ -171,7 +180,7 @@ func (a *Agent) setLink(s *link.Session, err error) {
 func (a *Agent) Status() Status {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s := Status{Host: a.cfg.Host, Link: a.link, Disks: []DiskStatus{}}
+	s := Status{Host: a.cfg.Host, Link: a.link, Disks: []DiskStatus{}, Applications: a.hooks.Status()}
 	for _, d := range a.disks {
 		s.Disks = append(s.Disks, d.Status())
 	}

@@ -15,10 +15,11 @@ import (
 // How the group takes a recovery point:
 //
 //  1. pre-copy: every member sends what is dirty, again and again, until little is left      (members in parallel)
+//     and the applications' pre-freeze hooks run, where a point of theirs is due (hooks.go)
 //  2. write back what the file systems hold (syncfs), arm the guard, and send what that made dirty
 //  3. freeze all file systems of all members
 //  4. swap every member's marks; read what they left into memory; swap again: no mark may have come
-//  5. thaw
+//  5. thaw; the applications' post-thaw hooks run
 //  6. send what was read, seal, wait for the acks                                            (members in parallel)
 //
 // The point's time is taken before 3: whatever was acknowledged to an application before it is in the point.
@@ -38,6 +39,16 @@ type cut struct {
 	frozen time.Duration
 	fuzzy  bool  // nothing was frozen
 	err    error // why the members' deltas are no recovery point
+
+	applications string // that took part with success in all their hooks
+}
+
+// finishHooks waits for the hooks after the thaw and takes in what they make of the cut.
+func (c *cut) finishHooks(h *hooks) {
+	var err error
+	if c.applications, err = h.finish(c.err); c.err == nil {
+		c.err = err
+	}
 }
 
 // checkpoint takes one point of all members. A member's failure ends that member's upload, not the others'.
@@ -51,8 +62,15 @@ func (g *group) checkpoint(ctx context.Context, members []*upload) {
 	if len(members) == 0 {
 		return
 	}
+	if len(members) == len(g.cfg.Disks) { // a disk that is left out may be the application's
+		g.agent.hooks.begin(ctx)
+	}
 	c := g.cutAll(ctx, members)
+	c.finishHooks(g.agent.hooks)
 	labels := map[string]string{"host": g.cfg.Host, "disks": fmt.Sprintf("%d/%d", len(members), len(g.cfg.Disks))}
+	if c.applications != "" {
+		labels["applications"] = c.applications
+	}
 	forEach(members, func(u *upload) error { return u.finishPoint(ctx, c, labels) })
 }
 
@@ -79,11 +97,14 @@ func (g *group) cutAll(ctx context.Context, members []*upload) cut {
 		tries = quietTries
 	}
 	var c cut
-	for range tries {
+	for try := range tries {
 		if len(forEach(members, func(u *upload) error { return u.precopy(ctx) })) < len(members) {
 			return cut{err: errors.New("a member of the group failed during pre-copy; no recovery point")}
 		}
 		c = g.cutOnce(members)
+		if !errors.Is(c.err, errBusy) || try == tries-1 {
+			g.agent.hooks.thawed()
+		}
 		if len(forEach(members, func(u *upload) error { return u.settle(c.err) })) < len(members) {
 			return cut{err: errors.New("a member of the group failed after the cut; no recovery point")}
 		}
@@ -219,8 +240,11 @@ func (u *upload) finishPoint(ctx context.Context, c cut, labels map[string]strin
 		return err
 	}
 	class, flags := block.ClassCrash, block.SealFlags(0)
-	if c.fuzzy {
+	switch {
+	case c.fuzzy:
 		class = block.ClassFuzzy
+	case c.applications != "":
+		class = block.ClassApplication
 	}
 	if missed {
 		flags = block.FlagUnproven

@@ -22,6 +22,8 @@ type Config struct {
 	FreezeBudget time.Duration `toml:"freeze_budget"` // what a freeze should stay under; default 50ms
 	FreezeLimit  time.Duration `toml:"freeze_limit"`  // when the guard thaws and the point is given up; default 2s
 	Residue      block.Size    `toml:"residue"`       // memory in bytes, shared by all disks, for what a freeze reads; default 64 MiB
+
+	Applications []Application `toml:"application"` // that have hooks; default none
 }
 
 // Limits of the agent's memory, which it keeps whatever the disks' size and churn.
@@ -74,7 +76,13 @@ func (c Config) withDefaults() (Config, error) {
 			return c, err
 		}
 	}
+	var err error
+	if c.Applications, err = applicationsWithDefaults(c.Applications); err != nil {
+		return c, err
+	}
 	switch {
+	case len(c.Applications) > 0 && !c.frozen():
+		return c, fmt.Errorf("freeze is off, and there are applications: a point that is no instant can't be an application's")
 	case c.Interval < 100*time.Millisecond:
 		return c, fmt.Errorf("interval %v is too short: 100ms at least", c.Interval)
 	case c.FreezeLimit < c.FreezeBudget:

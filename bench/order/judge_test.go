@@ -192,19 +192,23 @@ func overwritten(h *history, w write, there func(write, int) bool) bool {
 	})
 }
 
-// TestEachRule breaks a good copy in one way after another. Each must be found by the rule that stands for it.
-func TestEachRule(t *testing.T) {
-	all := func(write, int) bool { return true }
-	last := func(h *history, lane int, epoch uint64) uint64 { // newest acknowledged epoch but so many
-		return uint64(len(h.ledger.lanes[lane])) - epoch
-	}
-	for _, row := range []struct {
-		name  string
-		there func(h *history) func(write, int) bool
-		spoil func(t *testing.T, h *history, root string)
-		want  []rule
-	}{
-		{name: "nothing", there: func(*history) func(write, int) bool { return all }},
+// breach is one way to break a good copy, and the rules that must find it.
+type breach struct {
+	name  string
+	there func(h *history) func(write, int) bool
+	spoil func(t *testing.T, h *history, root string)
+	want  []rule
+}
+
+func allThere(write, int) bool { return true }
+
+// newest is a lane's newest acknowledged epoch but so many.
+func (h *history) newest(lane int, but uint64) uint64 { return uint64(len(h.ledger.lanes[lane])) - but }
+
+// torn are breaches by sectors that are not what they should be.
+func torn() []breach {
+	return []breach{
+		{name: "nothing", there: func(*history) func(write, int) bool { return allThere }},
 		{name: "flipped bit", spoil: flip("ring", 100), want: []rule{ruleTorn}},
 		{name: "flipped bit of a log", spoil: flip("log.*", 4096+513), want: []rule{ruleTorn}},
 		{name: "half a sector", spoil: func(t *testing.T, _ *history, root string) {
@@ -222,18 +226,24 @@ func TestEachRule(t *testing.T) {
 			s.slot = l.slotOf(s.seq)
 			change(t, filepath.Join(root, "free"), func(b []byte) { s.put(b[int(s.slot)*4096:]) })
 		}, want: []rule{ruleTorn}},
+	}
+}
+
+// lacking are breaches by what is not there.
+func lacking() []breach {
+	return []breach{
 		{name: "sector of the last epoch but one lacks", there: func(h *history) func(write, int) bool {
-			lost := last(h, 2, 1)
+			lost := h.newest(2, 1)
 			return func(w write, part int) bool {
 				return w.lane != 2 || h.lanes[2].epochOf(w.seq) != lost || part != 3 || w.seq%4 != 1
 			}
 		}, want: []rule{ruleBarrier, ruleInstant, rulePromise}},
 		{name: "epoch of a log lacks within", there: func(h *history) func(write, int) bool {
-			lost := last(h, 3, 1)
+			lost := h.newest(3, 1)
 			return func(w write, _ int) bool { return w.lane != 3 || h.lanes[3].epochOf(w.seq) != lost }
 		}, want: []rule{ruleBarrier, rulePromise}},
 		{name: "what was written before the token lacks", there: func(h *history) func(write, int) bool {
-			lost := last(h, 0, 0)
+			lost := h.newest(0, 0)
 			if h.writes[len(h.writes)-1].lane == 0 {
 				lost--
 			}
@@ -262,10 +272,15 @@ func TestEachRule(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, want: []rule{ruleTorn, ruleBarrier, ruleToken, ruleInstant, rulePromise}},
-	} {
+	}
+}
+
+// TestEachRule breaks a good copy in one way after another. Each must be found by the rule that stands for it.
+func TestEachRule(t *testing.T) {
+	for _, row := range append(torn(), lacking()...) {
 		t.Run(row.name, func(t *testing.T) {
 			h := newHistory(rand.New(rand.NewPCG(7, 7)), 600)
-			there := all
+			there := allThere
 			if row.there != nil {
 				there = row.there(h)
 			}
