@@ -188,7 +188,7 @@ func gone(t *testing.T, pid string) bool {
 // TestHookOverruns: it is killed with what it has started.
 func TestHookOverruns(t *testing.T) {
 	s := newHookSite(t, func(a *Application) { a.Timeout = 500 * time.Millisecond },
-		[2]string{"sleep 1000 & echo $! >$D/child; sleep 1000", "echo post >>$D/log"})
+		[2]string{"sleep 90 & echo $! >$D/child; sleep 90", "echo post >>$D/log"})
 	if names, err := s.point(nil); names != "" || err != nil {
 		t.Errorf("names %q, %v", names, err)
 	}
@@ -204,7 +204,7 @@ func TestHookOverruns(t *testing.T) {
 
 // TestHookLeavesAHelper: a helper in the background may hold the output open, and lives on until the second hook ends it.
 func TestHookLeavesAHelper(t *testing.T) {
-	s := newHookSite(t, nil, [2]string{"sleep 1000 & echo $! >$D/child; echo started", "kill $(cat $D/child)"})
+	s := newHookSite(t, nil, [2]string{"sleep 90 & echo $! >$D/child; echo started", "kill $(cat $D/child)"})
 	s.begin(t.Context())
 	pid, err := strconv.Atoi(strings.TrimSpace(s.wrote("child")))
 	if err != nil {
@@ -229,7 +229,7 @@ func TestHookLeavesAHelper(t *testing.T) {
 
 // TestHookSaysTooMuch: what it says is bounded, and it is not held up by it.
 func TestHookSaysTooMuch(t *testing.T) {
-	s := newHookSite(t, nil, [2]string{"yes 0123456789 | head -c 3000000; echo >&2; head -c 3000000 /dev/zero", ""})
+	s := newHookSite(t, nil, [2]string{"head -c 3000000 /dev/zero; echo >&2; yes 0123456789 | head -c 3000000", ""})
 	if names, err := s.point(nil); names != "app0" || err != nil {
 		t.Errorf("names %q, %v", names, err)
 	}

@@ -66,6 +66,9 @@ func (r *report) print(w io.Writer) {
 	if r.Sync != nil {
 		r.Sync.print(w)
 	}
+	if r.Points != nil {
+		r.Points.print(w)
+	}
 	fmt.Fprintln(w)
 }
 
