@@ -16,7 +16,7 @@ CARRIER ?= quic
 
 KERNELS ?= 6.1 6.12
 
-.PHONY: help deps build lint fast test demo soak bench kernels clean
+.PHONY: help deps build lint fast test demo soak order bench kernels clean
 
 help: ## print this
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-8s %s\n' "$$t" "$$d"; done
@@ -31,7 +31,7 @@ build: deps ## build the commands, static, into bin/
 _build:
 	@echo "build: the commands, into bin/"
 	@mkdir -p bin
-	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/... ./bench/demo ./bench/soak ./bench/figures
+	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/... ./bench/demo ./bench/soak ./bench/figures ./bench/order
 
 lint: deps ## go vet, gofumpt and staticcheck
 	@$(MAKE) --no-print-directory _lint
@@ -62,6 +62,9 @@ demo: build ## the main job on a real disk: track, replicate, kill and wipe the 
 
 soak: build ## 5 minutes of load with kill -9 of agent or receiver every few seconds; then every point is checked
 	@bin/soak --carrier $(CARRIER)
+
+order: build ## write order proven: stamped sectors on raw disks, ext4, xfs and a group; without the freeze it must fail (2 minutes)
+	@bin/order --carrier $(CARRIER)
 
 bench: build ## what tracking costs an application, and what a first sync costs in CPU; results also in bench/out/
 	@bin/figures

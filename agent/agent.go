@@ -29,6 +29,7 @@ type Agent struct {
 	cfg   Config
 	parts Parts
 	log   *slog.Logger
+	hooks *hooks
 
 	mu      sync.Mutex
 	disks   []*disk
@@ -52,6 +53,8 @@ type Status struct {
 	Host  string       `json:"host"`
 	Link  LinkStatus   `json:"link"`
 	Disks []DiskStatus `json:"disks"`
+
+	Applications []ApplicationStatus `json:"applications,omitempty"`
 }
 
 // New checks the config. It starts nothing.
@@ -60,7 +63,10 @@ func New(cfg Config, parts Parts) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Agent{cfg: cfg, parts: parts, log: parts.Log, uploads: map[*disk]*upload{}}, nil
+	return &Agent{
+		cfg: cfg, parts: parts, log: parts.Log, uploads: map[*disk]*upload{},
+		hooks: newHooks(cfg.Applications, cfg.StateDir, parts.Log),
+	}, nil
 }
 
 // Run attaches the trackers and keeps the target up to date until ctx ends. It returns an error when a disk can't be
@@ -78,6 +84,10 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.mu.Unlock()
 		a.log.Info("tracking", "disk", path, "id", d.id.String(), "size", d.pump.size,
 			"resumed", d.tracker.Keep().Resumed, "how", d.tracker.Status().Detail)
+	}
+	// Only now: an agent that still runs holds its disks, and is not to be disturbed between its hooks.
+	if err := a.hooks.recover(ctx); err != nil {
+		return err
 	}
 	if err := lockMemory(); err != nil {
 		a.log.Warn("not locked in memory: a freeze may take longer on a host that is short of it, and the guard ends it then", "err", err)
@@ -181,7 +191,7 @@ func (a *Agent) setLink(s *link.Session, err error) {
 func (a *Agent) Status() Status {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s := Status{Host: a.cfg.Host, Link: a.link, Disks: []DiskStatus{}}
+	s := Status{Host: a.cfg.Host, Link: a.link, Disks: []DiskStatus{}, Applications: a.hooks.Status()}
 	for _, d := range a.disks {
 		s.Disks = append(s.Disks, d.Status())
 	}

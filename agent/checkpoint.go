@@ -14,10 +14,11 @@ import (
 // How the group takes a recovery point:
 //
 //  1. pre-copy: every member sends what is dirty, again and again, until little is left      (members in parallel; precopy.go)
+//     and the applications' pre-freeze hooks run, where a point of theirs is due (hooks.go)
 //  2. write back what the file systems hold (syncfs), send what that made dirty, and again until it takes no time
 //  3. freeze all file systems of all members                                                 (3 to 5 are the frozen section: cut.go)
 //  4. swap every member's marks; read what they left into memory; swap again: no mark may have come
-//  5. thaw
+//  5. thaw; the applications' post-thaw hooks run
 //  6. send what was read, seal, wait for the acks                                            (members in parallel)
 //
 // The point's time is taken before 3: whatever was acknowledged to an application before it is in the point.
@@ -28,6 +29,8 @@ const (
 	syncRounds = 4
 	// fuzzyLabel says in a fuzzy point's seal why it is one.
 	fuzzyLabel = "fuzzy"
+	// applicationsLabel names in an application point's seal whose hooks ran.
+	applicationsLabel = "applications"
 )
 
 // errBusy: writes went on during the cut.
@@ -39,6 +42,26 @@ type cut struct {
 	frozen time.Duration
 	fuzzy  map[*upload]string // members whose point is no instant, and why
 	err    error              // why the members' deltas are no recovery point
+
+	applications string // that took part with success in all their hooks
+}
+
+// final tells whether another try would bring nothing better.
+func (c *cut) final() bool {
+	return c.err == nil && len(c.fuzzy) == 0 || c.err != nil && !errors.Is(c.err, errBusy)
+}
+
+// finishHooks waits for the hooks after the thaw and takes in what they make of the cut. A point that is no instant of one
+// disk is none of the applications.
+func (c *cut) finishHooks(h *hooks) {
+	failed := c.err
+	if failed == nil && len(c.fuzzy) > 0 {
+		failed = errBusy
+	}
+	var err error
+	if c.applications, err = h.finish(failed); c.err == nil {
+		c.err = err
+	}
 }
 
 // checkpoint takes one point of all members. A member's failure ends that member's upload, not the others'.
@@ -55,9 +78,16 @@ func (g *group) checkpoint(ctx context.Context, members []*upload) {
 	if len(members) == 0 {
 		return
 	}
+	if len(members) == len(g.cfg.Disks) { // a disk that is left out may be the application's
+		g.agent.hooks.begin(ctx)
+	}
 	c := g.cutAll(ctx, members)
+	c.finishHooks(g.agent.hooks)
 	g.backOff(members, c.err)
 	labels := map[string]string{"host": g.cfg.Host, "disks": fmt.Sprintf("%d/%d", len(members)-len(c.fuzzy), len(g.cfg.Disks))}
+	if c.applications != "" {
+		labels[applicationsLabel] = c.applications
+	}
 	forEach(members, func(u *upload) error { return u.finishPoint(ctx, c, labels) })
 }
 
@@ -79,16 +109,16 @@ func (g *group) cutAll(ctx context.Context, members []*upload) cut {
 		tries = quietTries
 	}
 	var c cut
-	for range tries {
-		if c = g.cutOnce(ctx, members, l); c.err == nil && len(c.fuzzy) == 0 || c.err != nil && !errors.Is(c.err, errBusy) {
+	for try := range tries {
+		if c = g.cutOnce(ctx, members, l, try == tries-1); c.final() {
 			break
 		}
 	}
 	return c
 }
 
-// cutOnce does steps 2 to 5 once.
-func (g *group) cutOnce(ctx context.Context, members []*upload, l layout) cut {
+// cutOnce does steps 2 to 5 once. last says that there is no other try, and the applications may go on.
+func (g *group) cutOnce(ctx context.Context, members []*upload, l layout, last bool) cut {
 	if err := g.settleDown(ctx, members); err != nil {
 		return cut{err: err}
 	}
@@ -109,6 +139,9 @@ func (g *group) cutOnce(ctx context.Context, members []*upload, l layout) cut {
 		c.fuzzy, c.err = g.judge(members, l)
 	} else {
 		c.err = g.explain(c.err)
+	}
+	if last || c.final() {
+		g.agent.hooks.thawed()
 	}
 	if len(forEach(members, func(u *upload) error { return u.settle(read) })) < len(members) {
 		return cut{err: errors.New("a member of the group failed after the cut; no recovery point")}
@@ -224,6 +257,9 @@ func (u *upload) finishPoint(ctx context.Context, c cut, labels map[string]strin
 		return err
 	}
 	class, flags := block.ClassCrash, block.SealFlags(0)
+	if c.applications != "" {
+		class = block.ClassApplication
+	}
 	if missed {
 		flags = block.FlagUnproven
 	}

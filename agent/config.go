@@ -26,6 +26,8 @@ type Config struct {
 	ScanRate    block.Size    `toml:"scan_rate"`    // bytes of a disk read in a second when it is compared after a gap in tracking; default unlimited
 	VerifyEvery time.Duration `toml:"verify_every"` // in what time a disk is compared with its copy once, a little at a time; default 168h, negative: never
 	VerifyRate  block.Size    `toml:"verify_rate"`  // bytes of a disk read in a second for that, at most; default 32 MiB
+
+	Applications []Application `toml:"application"` // that have hooks; default none
 }
 
 // Unfreezable is what becomes of a disk that is written beside its mounted file systems.
@@ -111,7 +113,13 @@ func (c Config) withDefaults() (Config, error) {
 			return c, err
 		}
 	}
+	var err error
+	if c.Applications, err = applicationsWithDefaults(c.Applications); err != nil {
+		return c, err
+	}
 	switch {
+	case len(c.Applications) > 0 && !c.freezes():
+		return c, fmt.Errorf("freeze is off, and there are applications: a point that is no instant can't be an application's")
 	case c.Interval < 100*time.Millisecond:
 		return c, fmt.Errorf("interval %v is too short: 100ms at least", c.Interval)
 	case c.FreezeBudget < time.Millisecond || c.FreezeBudget > 10*time.Second:

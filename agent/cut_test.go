@@ -191,8 +191,8 @@ func TestNestedFileSystems(t *testing.T) {
 	if err := os.Mkdir(again, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	output(t, "mount", "--bind", mnt, again)
-	t.Cleanup(func() { output(t, "umount", again) })
+	tool(t, "mount", "--bind", mnt, again)
+	t.Cleanup(func() { tool(t, "umount", again) })
 	mounts, err := together(devs)
 	if err != nil || len(mounts) != 2 || mounts[0].Path != innerMnt || mounts[1].Path != mnt {
 		t.Fatalf("to be frozen in this order: %v, %v", mounts, err)
@@ -238,8 +238,8 @@ func TestNestedFileSystems(t *testing.T) {
 func TestMountsOfOtherNamespaces(t *testing.T) {
 	dir := scratch(t)
 	image, mnt := filepath.Join(dir, "image"), filepath.Join(dir, "mnt")
-	output(t, "truncate", "-s", "64M", image)
-	output(t, "mkfs.ext4", "-q", image)
+	tool(t, "truncate", "-s", "64M", image)
+	tool(t, "mkfs.ext4", "-q", image)
 	dev := loop(t, image)
 	if err := os.Mkdir(mnt, 0o700); err != nil {
 		t.Fatal(err)
@@ -275,8 +275,8 @@ func TestAMountThatIsCovered(t *testing.T) {
 	dir := scratch(t)
 	dev, mnt := ext4(t, dir, "disk", "64M")
 	m := mountOf(t, dev)
-	output(t, "mount", "-t", "tmpfs", "tmpfs", mnt)
-	t.Cleanup(func() { output(t, "umount", mnt) })
+	tool(t, "mount", "-t", "tmpfs", "tmpfs", mnt)
+	t.Cleanup(func() { tool(t, "umount", mnt) })
 	if fd, err := m.open(); err == nil || !strings.Contains(err.Error(), "mounted over") {
 		unix.Close(fd)
 		t.Errorf("opened what covers it: %v", err)
@@ -285,8 +285,8 @@ func TestAMountThatIsCovered(t *testing.T) {
 	if err := os.Mkdir(again, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	output(t, "mount", dev, again)
-	t.Cleanup(func() { output(t, "umount", again) })
+	tool(t, "mount", dev, again)
+	t.Cleanup(func() { tool(t, "umount", again) })
 	fd, err := mountOf(t, dev).open()
 	if err != nil {
 		t.Fatalf("it is mounted elsewhere too: %v", err)

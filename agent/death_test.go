@@ -220,7 +220,7 @@ func die(t *testing.T, d death, m Mount, place func(int) error) time.Duration {
 	select {
 	case <-written:
 	case <-time.After(30 * time.Second):
-		output(t, "fsfreeze", "--unfreeze", m.Path)
+		tool(t, "fsfreeze", "--unfreeze", m.Path)
 		t.Fatalf("still frozen: %s", said)
 	}
 	after, limit, err := guardStamp(said)

@@ -50,8 +50,8 @@ func needRoot(t *testing.T) {
 	}
 }
 
-// output runs a tool of the system.
-func output(t *testing.T, name string, args ...string) string {
+// tool runs a tool of the system.
+func tool(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(name, args...).CombinedOutput()
 	if err != nil {
@@ -75,9 +75,9 @@ func scratch(t *testing.T) string {
 // loop is a loop device over a file.
 func loop(t *testing.T, image string) string {
 	t.Helper()
-	dev := output(t, "losetup", "-f", "--show", image)
+	dev := tool(t, "losetup", "-f", "--show", image)
 	t.Cleanup(func() { exec.Command("losetup", "-d", dev).Run() })
-	output(t, "blockdev", "--setrw", dev) // one that was set read-only stays so after it was detached
+	tool(t, "blockdev", "--setrw", dev) // one that was set read-only stays so after it was detached
 	return dev
 }
 
@@ -85,14 +85,14 @@ func loop(t *testing.T, image string) string {
 func ext4(t *testing.T, dir, name, size string) (dev, mnt string) {
 	t.Helper()
 	image, mnt := filepath.Join(dir, name), filepath.Join(dir, name+".mnt")
-	output(t, "truncate", "-s", size, image)
+	tool(t, "truncate", "-s", size, image)
 	dev = loop(t, image)
-	output(t, "mkfs.ext4", "-q", dev)
+	tool(t, "mkfs.ext4", "-q", dev)
 	if err := os.Mkdir(mnt, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	output(t, "mount", dev, mnt)
-	t.Cleanup(func() { output(t, "umount", mnt) })
+	tool(t, "mount", dev, mnt)
+	t.Cleanup(func() { tool(t, "umount", mnt) })
 	return dev, mnt
 }
 

@@ -297,7 +297,7 @@ func TestTheGuardThawsTheRoot(t *testing.T) {
 	}
 	buildGuest(t, filepath.Join(root, "init"))
 	image := filepath.Join(dir, "root.img")
-	output(t, "mke2fs", "-q", "-t", "ext4", "-d", root, image, "128M")
+	tool(t, "mke2fs", "-q", "-t", "ext4", "-d", root, image, "128M")
 	boot(t, dir, "root", "ubd0="+image, "root=/dev/ubda", "rw", "init=/init")
 }
 
@@ -309,7 +309,7 @@ func TestLayouts(t *testing.T) {
 	args := []string{"rootfstype=hostfs", "rootflags=/", "ro", "init=" + program}
 	for i := range 7 {
 		image := filepath.Join(dir, fmt.Sprintf("disk%d", i))
-		output(t, "truncate", "-s", "384M", image)
+		tool(t, "truncate", "-s", "384M", image)
 		args = append(args, fmt.Sprintf("ubd%d=%s", i, image))
 	}
 	boot(t, dir, "layouts", args...)

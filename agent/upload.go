@@ -303,6 +303,7 @@ func (u *upload) finish(class block.Class, flags block.SealFlags, at time.Time, 
 		if labels == nil {
 			labels = map[string]string{}
 		}
+		delete(labels, applicationsLabel)
 		labels["scan"] = fmt.Sprintf("under way: %d%% compared", 100*u.begun.Scanned/d.pump.size)
 	}
 	when := u.clock.point(at)

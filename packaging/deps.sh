@@ -53,6 +53,27 @@ apt_install() {
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
+# The packages of database servers make a cluster, start a service and enable it. The tests need the programs alone.
+install_servers() {
+	local rc=/usr/sbin/policy-rc.d conf=/etc/postgresql-common/createcluster.conf kept="" service
+	if [ "$(id -u)" = 0 ]; then
+		if [ -e $rc ]; then kept=$(mktemp) && cp -p $rc "$kept"; fi
+		printf '#!/bin/sh\nexit 101\n' >$rc && chmod 755 $rc
+		if [ ! -e $conf ]; then mkdir -p ${conf%/*} && echo "create_main_cluster = false" >$conf; fi
+	fi
+	apt_install -o Dpkg::Options::=--force-confold "$@" || { restore_policy $rc "$kept"; exit 1; }
+	restore_policy $rc "$kept"
+	if [ -d /run/systemd/system ]; then
+		for service in "$@"; do systemctl disable --quiet "${service%-server}" 2>/dev/null || true; done
+	fi
+}
+restore_policy() { if [ -n "$2" ]; then mv "$2" "$1"; else rm -f "$1"; fi; }
+
+servers=()
+if ! compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then servers+=(postgresql); fi
+if [ ! -x /usr/sbin/mariadbd ]; then servers+=(mariadb-server); fi
+if [ ${#servers[@]} -gt 0 ]; then install_servers "${servers[@]}"; fi
+
 if [ ${#packages[@]} -gt 0 ]; then apt_install $(printf '%s\n' "${packages[@]}" | sort -u); fi
 if ! go_found; then
 	apt-get update -qq && updated=1

@@ -1,5 +1,6 @@
 // Command figures measures what this machine and its neighbours can't blur: what tracking costs an application's writes, as a
-// ratio to the same writes untracked, and what a first sync costs in processor time, next to the same bytes through bare TLS.
+// ratio to the same writes untracked, what a first sync costs in processor time, next to the same bytes through bare TLS, how fast a view
+// of a recovery point is, and what recovery points of a busy disk cost and how old they get.
 // All that is compared alternates in one run.
 package main
 
@@ -31,11 +32,13 @@ func main() {
 	var dir string
 	flag.StringVar(&f.bin, "bin", rig.DefaultBin(), "folder of the built commands")
 	flag.StringVar(&dir, "dir", "", "where the disks' files go (default: memory if there is enough, else the folder for temporary files)")
-	flag.StringVar(&f.only, "only", "", "measure only this: tracking, sync or views")
+	flag.StringVar(&f.only, "only", "", "measure only this: tracking, sync, views or points")
 	flag.IntVar(&f.rounds, "pairs", 21, "tracking, views: rounds of what is compared")
 	flag.DurationVar(&f.fioTime, "fio-time", time.Second, "tracking: how long fio writes in each")
 	flag.Int64Var(&f.data, "data", 4<<30, "sync: bytes of files on the disk")
 	flag.IntVar(&f.syncs, "syncs", 3, "sync: rounds of bare TLS and a first sync over each carrier")
+	flag.IntVar(&f.turns, "turns", 4, "points: rounds of writes without and with protection")
+	flag.DurationVar(&f.turnTime, "turn-time", 30*time.Second, "points: how long each is")
 	flag.BoolVar(&f.json, "json", false, "print the results as JSON")
 	flag.StringVar(&f.out, "out", "bench/out/figures.json", "file that gets the results as JSON too")
 	os.Exit(rig.Main("figures", flag.Parse, &dir, func(ctx context.Context, bed *testbed.Bed) error {
@@ -55,6 +58,9 @@ type figures struct {
 	syncs   int
 	json    bool
 	out     string
+
+	turns    int
+	turnTime time.Duration
 }
 
 // report is what a run found.
@@ -65,14 +71,15 @@ type report struct {
 	Tracking []trackingRow   `json:"tracking,omitempty"`
 	Sync     *firstSyncTable `json:"first_sync,omitempty"`
 	Views    *viewTable      `json:"views,omitempty"`
+	Points   *pointsTable    `json:"points,omitempty"`
 }
 
 func (f *figures) run(ctx context.Context) error {
-	if f.only != "" && !slices.Contains([]string{"tracking", "sync", "views"}, f.only) {
-		return fmt.Errorf("--only %s: there are tracking, sync and views", f.only)
+	if f.only != "" && !slices.Contains([]string{"tracking", "sync", "views", "points"}, f.only) {
+		return fmt.Errorf("--only %s: there are tracking, sync, views and points", f.only)
 	}
-	if f.rounds < 1 || f.syncs < 1 || f.data < 64<<20 || f.fioTime < time.Second {
-		return errors.New("at least one round, one second and 64 MiB are needed")
+	if f.rounds < 1 || f.syncs < 1 || f.turns < 1 || f.turnTime < 10*time.Second || f.data < 64<<20 || f.fioTime < time.Second {
+		return errors.New("at least one round, one second, a turn of ten and 64 MiB are needed")
 	}
 	r := report{Time: time.Now().UTC(), Machine: thisMachine(), Command: "figures " + strings.Join(os.Args[1:], " ")}
 	var err error
@@ -90,6 +97,11 @@ func (f *figures) run(ctx context.Context) error {
 	if wanted("views") {
 		if r.Views, err = f.views(ctx); err != nil {
 			return fmt.Errorf("views: %w", err)
+		}
+	}
+	if wanted("points") {
+		if r.Points, err = f.points(ctx); err != nil {
+			return fmt.Errorf("points: %w", err)
 		}
 	}
 	text, err := json.MarshalIndent(r, "", "  ")

@@ -69,6 +69,9 @@ func (r *report) print(w io.Writer) {
 	if r.Views != nil {
 		r.Views.print(w)
 	}
+	if r.Points != nil {
+		r.Points.print(w)
+	}
 	fmt.Fprintln(w)
 }
 

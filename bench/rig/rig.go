@@ -125,6 +125,8 @@ type Point struct {
 	Proven  bool      `json:"proven"`
 	Payload int64     `json:"payload_bytes"`
 	Covered int64     `json:"covered_bytes"`
+
+	Labels map[string]string `json:"labels"`
 }
 
 // DiskStatus is what the agent says about the disk.
@@ -148,20 +150,27 @@ type DiskStatus struct {
 	Sent    int64   `json:"sent_bytes"`
 }
 
-// Status asks the agent about its disk.
-func (r *Rig) Status(ctx context.Context) (DiskStatus, error) {
+// Disks asks the agent about all its disks.
+func (r *Rig) Disks(ctx context.Context) ([]DiskStatus, error) {
 	var report struct {
 		Agent struct {
 			Disks []DiskStatus `json:"disks"`
 		} `json:"agent"`
 	}
-	if err := r.ask(ctx, &report, "status", "--agent", r.socket()); err != nil {
+	err := r.ask(ctx, &report, "status", "--agent", r.socket())
+	return report.Agent.Disks, err
+}
+
+// Status asks the agent about its disk.
+func (r *Rig) Status(ctx context.Context) (DiskStatus, error) {
+	disks, err := r.Disks(ctx)
+	if err != nil {
 		return DiskStatus{}, err
 	}
-	if len(report.Agent.Disks) != 1 {
-		return DiskStatus{}, fmt.Errorf("status names %d disks, not 1", len(report.Agent.Disks))
+	if len(disks) != 1 {
+		return DiskStatus{}, fmt.Errorf("status names %d disks, not 1", len(disks))
 	}
-	return report.Agent.Disks[0], nil
+	return disks[0], nil
 }
 
 // WaitPoint waits until the agent has made a point that is newer than after, and returns the disk's status then.

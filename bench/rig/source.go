@@ -54,6 +54,11 @@ func (s *Source) Start(pause time.Duration) error {
 	return s.start(workload.Options{Pause: pause, Seed: s.seed})
 }
 
+// StartRows starts the database's half of the workload alone.
+func (s *Source) StartRows(pause time.Duration) error {
+	return s.start(workload.Options{Pause: pause, Seed: s.seed, Rows: true})
+}
+
 func (s *Source) start(o workload.Options) error {
 	o.Root = s.Mount.Dir
 	return o.Start(func(stdout *os.File, argv ...string) (err error) {

@@ -117,11 +117,24 @@ type Mount struct {
 
 // Mount mounts a device at a new folder of that name in the bed.
 func (b *Bed) Mount(device, name, kind string) (*Mount, error) {
+	return b.mount(device, name, kind, "")
+}
+
+// MountCopy mounts a copy of a file system that may be mounted already: xfs refuses a second one of the same UUID otherwise.
+func (b *Bed) MountCopy(device, name, kind string) (*Mount, error) {
+	options := ""
+	if kind == "xfs" {
+		options = "nouuid"
+	}
+	return b.mount(device, name, kind, options)
+}
+
+func (b *Bed) mount(device, name, kind, options string) (*Mount, error) {
 	dir := b.Path(name)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make mount point: %w", err)
 	}
-	if err := unix.Mount(device, dir, kind, 0, ""); err != nil {
+	if err := unix.Mount(device, dir, kind, 0, options); err != nil {
 		return nil, fmt.Errorf("mount %s at %s: %w", device, dir, err)
 	}
 	m := &Mount{Dir: dir}

@@ -24,23 +24,25 @@ type Options struct {
 	Fill  int64         // bytes of initial data to write before; the process ends after them if Pause is 0
 	Pause time.Duration // between the operations of a writer
 	Seed  uint64        // of the choice of operations
+	Rows  bool          // only the database
 }
 
 // Args is the command line for Main.
 func (o Options) Args() []string {
-	return []string{Command, o.Root, strconv.FormatInt(o.Fill, 10), o.Pause.String(), strconv.FormatUint(o.Seed, 10)}
+	return []string{Command, o.Root, strconv.FormatInt(o.Fill, 10), o.Pause.String(), strconv.FormatUint(o.Seed, 10), strconv.FormatBool(o.Rows)}
 }
 
 // Main runs a workload's process for the command line that Args made, until ctx ends, and writes its events to w.
 func Main(ctx context.Context, args []string, w io.Writer) error {
-	if len(args) != 5 || args[0] != Command {
+	if len(args) != 6 || args[0] != Command {
 		return fmt.Errorf("%s is started by bench, not by hand", Command)
 	}
 	o := Options{Root: args[1]}
-	var err [3]error
+	var err [4]error
 	o.Fill, err[0] = strconv.ParseInt(args[2], 10, 64)
 	o.Pause, err[1] = time.ParseDuration(args[3])
 	o.Seed, err[2] = strconv.ParseUint(args[4], 10, 64)
+	o.Rows, err[3] = strconv.ParseBool(args[5])
 	if err := errors.Join(err[:]...); err != nil {
 		return err
 	}
@@ -74,7 +76,12 @@ func run(ctx context.Context, o Options, w io.Writer) error {
 		defer cancel()
 		done <- db.run(ctx)
 	}()
-	err := files.run(ctx)
+	var err error
+	if o.Rows {
+		<-ctx.Done()
+	} else {
+		err = files.run(ctx)
+	}
 	cancel()
 	return errors.Join(err, <-done)
 }
