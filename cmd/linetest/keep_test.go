@@ -17,8 +17,7 @@ import (
 func TestPinKeepsAPoint(t *testing.T) {
 	s := newSite(t, "tcp")
 	dev := s.loopDisk("disk", 64*mib)
-	keep := []string{"--keep", "2s"}
-	r := s.startReceiver(keep...)
+	r := s.startReceiver()
 	s.startAgent(dev)
 	write(t, dev, 1*mib, 4*mib)
 	first := s.nextPoint(dev)
@@ -28,14 +27,14 @@ func TestPinKeepsAPoint(t *testing.T) {
 		t.Errorf("pin says %q", out)
 	}
 	for range 2 {
+		r.kill()
+		r = s.startReceiver("--keep", "2s")
 		write(t, dev, 2*mib, 4*mib)
 		s.nextPoint(dev)
 		eventually(t, "the points around the pinned one to go", func() bool {
 			points := s.points(dev)
 			return len(points) > 1 && points[0].Seq == first.Seq && points[0].Pinned && points[1].Seq > first.Seq+1 && !points[1].Pinned
 		})
-		r.kill()
-		r = s.startReceiver(keep...)
 	}
 	now := s.restore(at)
 	must(t, "cmp", was, now)
