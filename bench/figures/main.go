@@ -1,6 +1,6 @@
 // Command figures measures what this machine and its neighbours can't blur: what tracking costs an application's writes, as a
-// ratio to the same writes untracked, and what a first sync costs in processor time, next to the same bytes through bare TLS.
-// All that is compared alternates in one run.
+// ratio to the same writes untracked, what a first sync costs in processor time, next to the same bytes through bare TLS, and
+// how fast a view of a recovery point is read, next to a raw file. All that is compared alternates in one run.
 package main
 
 import (
