@@ -56,6 +56,7 @@ func (w *world) expectPoints(want ...block.Seq) {
 // the last hour, the newest consistent one of each settled hour of a day, and of each settled day of 30.
 func TestDefaultTiers(t *testing.T) {
 	w := newWorld(t, 50)
+	w.steady = true
 	begin := time.Date(2026, 2, 20, 7, 13, 0, 0, time.UTC)
 	var all []journal.Point
 	now := begin
