@@ -27,12 +27,19 @@ func auditCommand(o *options) *cobra.Command {
 			if err := o.print(cmd, report, func() { printAudit(cmd.OutOrStdout(), &report) }); err != nil || report.Clean() {
 				return err
 			}
-			return daemon.Exitf(daemon.CodeDamaged, "%s:%s: %d damaged places in the journal, %d unreadable ranges of the volume",
-				report.Host, report.Name, len(report.Damage), len(report.Volume.Unreadable))
+			return daemon.Exitf(daemon.CodeDamaged, "%s:%s: %s in the journal, %s of the volume", report.Host, report.Name,
+				plural(len(report.Damage), "damaged place"), plural(len(report.Volume.Unreadable), "unreadable range"))
 		},
 	}
 	remoteFlags(cmd, o)
 	return cmd
+}
+
+func plural(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 func printAudit(w io.Writer, r *receiver.AuditReport) {

@@ -14,7 +14,7 @@ import (
 
 var (
 	everySteps   = flag.Int("crash.steps", 120, "steps of the history of TestCrashAfterEachOperation")
-	everySubsets = flag.Int("crash.subsets", 3, "selections of what was not synced that are tried after each operation")
+	everySubsets = flag.Int("crash.subsets", 2, "selections of what was not synced that are tried after each operation")
 )
 
 // TestCrashAfterEachOperation plays one long history, and after each operation that changes disk or volume loses the power on

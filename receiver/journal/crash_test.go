@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	crashSeeds = flag.Uint64("crash.seeds", 200, "histories of TestCrash")
+	crashSeeds = flag.Uint64("crash.seeds", 120, "histories of TestCrash")
 	crashFirst = flag.Uint64("crash.first", 0, "seed of the first, to see one again")
 )
 

@@ -30,6 +30,7 @@ type world struct {
 	meta   journal.Meta
 	j      *journal.Journal
 	states map[block.Seq][]byte // the disk as of each delta that is durable
+	steady bool                 // the disk does not grow any more
 }
 
 // newWorld makes a journal for a disk on a volume that is not empty: what is there already must never be seen.
@@ -73,7 +74,7 @@ func (w *world) file(seq block.Seq) string {
 func (w *world) next(class block.Class) (*journaltest.Delta, []byte) {
 	tip := w.j.Tip()
 	size := max(tip.Size, 32768)
-	if w.rng.IntN(6) == 0 {
+	if w.rng.IntN(6) == 0 && !w.steady {
 		size += block.Size(w.rng.IntN(8)) * 4096
 	}
 	state := append(bytes.Clone(w.states[tip.Seq]), make([]byte, size-tip.Size)...)

@@ -328,3 +328,50 @@ func (w *world) put(name string, content []byte) {
 		w.t.Fatal(err)
 	}
 }
+
+// TestPinWhileMerging pins a point in between while a merge writes, which then comes to nothing, and when its file is
+// getting its name, which is too late; and while a fold that passes it begins.
+func TestPinWhileMerging(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		w := newWorld(t, 44)
+		for range 4 {
+			w.add(block.ClassCrash)
+		}
+		op := map[bool]journaltest.Op{false: journaltest.OpSync, true: journaltest.OpRename}[late]
+		asked, pinned := false, error(nil)
+		w.fs.Fail = func(o journaltest.Op, name string) error {
+			if o == op && strings.Contains(name, "-") && !asked {
+				asked, pinned = true, w.j.Pin(2)
+			}
+			return nil
+		}
+		err := w.j.Merge(context.Background(), 0, 4)
+		w.fs.Fail = nil
+		if late {
+			if err != nil || !errors.Is(pinned, journal.ErrNoPoint) {
+				t.Errorf("pinned too late: %v, merge: %v", pinned, err)
+			}
+			w.expectPoints(4)
+			continue
+		}
+		if !asked || pinned != nil || !errors.Is(err, journal.ErrPinned) {
+			t.Fatalf("asked %v: %v, merge: %v", asked, pinned, err)
+		}
+		w.expectPoints(1, 2, 3, 4)
+		names, err := w.fs.ReadDir(testDir)
+		if err != nil || len(names) != 7 {
+			t.Errorf("left: %v %v", names, err)
+		}
+		w.fs.Fail = func(o journaltest.Op, name string) error {
+			if o == journaltest.OpWrite && strings.Contains(name, "folded") {
+				pinned = w.j.Pin(1)
+			}
+			return nil
+		}
+		if err := w.j.Fold(context.Background(), 2); err != nil || !errors.Is(pinned, journal.ErrNoPoint) {
+			t.Errorf("pinned what is being folded: %v, fold: %v", pinned, err)
+		}
+		w.fs.Fail = nil
+		w.expectPoints(2, 3, 4)
+	}
+}

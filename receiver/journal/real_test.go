@@ -261,7 +261,7 @@ func TestManyFrames(t *testing.T) {
 	}
 }
 
-// TestSideBySide appends, views, folds and checks at once; the race detector watches.
+// TestSideBySide appends, views, folds, merges, pins and checks at once; the race detector watches.
 func TestSideBySide(t *testing.T) {
 	_, j, _, c, id := newReal(t)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -277,10 +277,14 @@ func TestSideBySide(t *testing.T) {
 			}
 		})
 	}
-	loop("retain", func() error { return j.Retain(ctx, journal.Policy{MaxPoints: 5}) })
+	loop("retain", func() error {
+		tiers := []journal.Tier{{Span: 4 * time.Second}, {Span: 20 * time.Second, Every: 5 * time.Second}, {Span: time.Minute, Every: 20 * time.Second}}
+		return j.Retain(ctx, journal.Policy{Tiers: tiers, Now: time.Unix(int64(j.Tip().Seq), 0)})
+	})
+	loop("pin", func() error { return pinOne(j) })
 	loop("check", func() error { return j.Check(ctx, nil) })
 	for range 2 {
-		loop("view", func() error { return readNewest(j) })
+		loop("view", func() error { return readOne(j) })
 	}
 	for seq := block.Seq(1); seq <= 150; seq++ {
 		if err := stripe(j, c, id, seq).Write(j); err != nil {
@@ -309,24 +313,52 @@ func stripe(j *journal.Journal, c block.Codec, id block.DiskID, seq block.Seq) *
 	return d
 }
 
-// readNewest reads the newest point, twice over, in small pieces.
-func readNewest(j *journal.Journal) error {
+// pinOne pins a point for a moment, and misses it if it goes meanwhile.
+func pinOne(j *journal.Journal) error {
 	points := j.Points()
 	if len(points) == 0 {
 		return nil
 	}
-	seq := points[len(points)-1].Seq
+	seq := points[rand.IntN(len(points))].Seq
+	if err := j.Pin(seq); errors.Is(err, journal.ErrNoPoint) { // gone meanwhile
+		return nil
+	} else if err != nil {
+		return err
+	}
+	for range 3 {
+		v, err := j.View(seq)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(readStripe(v), v.Close()); err != nil {
+			return err
+		}
+	}
+	return j.Unpin(seq)
+}
+
+// readOne reads some point, twice over, in small pieces.
+func readOne(j *journal.Journal) error {
+	points := j.Points()
+	if len(points) == 0 {
+		return nil
+	}
+	seq := points[rand.IntN(len(points))].Seq
 	v, err := j.View(seq)
-	if errors.Is(err, journal.ErrNoPoint) { // folded meanwhile
+	if errors.Is(err, journal.ErrNoPoint) { // folded or merged meanwhile
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	defer v.Close()
+	return readStripe(v)
+}
+
+func readStripe(v *journal.View) error {
 	for off := int64(0); off < 65536; off += 1000 {
 		n := min(1000, 65536-off)
-		if err := readEqual(v, off, bytes.Repeat([]byte{byte(seq)}, int(n))); err != nil {
+		if err := readEqual(v, off, bytes.Repeat([]byte{byte(v.Seq())}, int(n))); err != nil {
 			return err
 		}
 	}

@@ -52,15 +52,16 @@ func (w *world) expectPoints(want ...block.Seq) {
 	w.check()
 }
 
-// TestDefaultTiers lives through 40 days of points and holds at each hour what is there against what the tiers promise: all of
+// TestDefaultTiers lives through 35 days of points and holds at each hour what is there against what the tiers promise: all of
 // the last hour, the newest consistent one of each settled hour of a day, and of each settled day of 30.
 func TestDefaultTiers(t *testing.T) {
 	w := newWorld(t, 50)
+	w.steady = true
 	begin := time.Date(2026, 2, 20, 7, 13, 0, 0, time.UTC)
 	var all []journal.Point
 	now := begin
-	for i := 0; now.Before(begin.Add(40 * 24 * time.Hour)); i++ {
-		now = now.Add(25 * time.Minute)
+	for i := 0; now.Before(begin.Add(35 * 24 * time.Hour)); i++ {
+		now = now.Add(35 * time.Minute)
 		class := []block.Class{block.ClassCrash, block.ClassNone, block.ClassFuzzy, block.ClassApplication}[w.rng.IntN(4)]
 		seq := w.addAt(class, now)
 		if class.Point() {
@@ -73,8 +74,8 @@ func TestDefaultTiers(t *testing.T) {
 		expectTiers(t, all, w.j.Points(), now)
 	}
 	points := w.j.Points()
-	if n := len(points); n < 50 || n > 65 {
-		t.Errorf("%d points after 40 days", n)
+	if n := len(points); n < 45 || n > 65 {
+		t.Errorf("%d points after 35 days", n)
 	}
 	for _, p := range points {
 		w.expect(p.Seq)

@@ -28,15 +28,18 @@ func (w *world) used() int {
 	return n
 }
 
+// spacePhase is something that takes room.
+type spacePhase struct {
+	step int // by which the room grows, in bytes
+	do   func(w *world) error
+	done func(w *world) bool
+}
+
 // TestNoSpaceInEachPhase runs out of room at each size at which what is done can: it fails with ENOSPC and leaves everything as it
 // was, files included, opened again too; and it works when there is room.
 func TestNoSpaceInEachPhase(t *testing.T) {
 	ctx := context.Background()
-	for name, phase := range map[string]struct {
-		step int // of the room, in bytes
-		do   func(w *world) error
-		done func(w *world) bool
-	}{
+	for name, phase := range map[string]spacePhase{
 		"merge": {
 			173,
 			func(w *world) error { return w.j.Merge(ctx, 1, 5) },
@@ -73,35 +76,41 @@ func TestNoSpaceInEachPhase(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			before, refused := w.used(), 0
-			for room := 1; ; room += phase.step {
-				w.fs.Limit = block.Size(before + room)
-				err := phase.do(w)
-				if err == nil {
-					break
-				}
-				refused++
-				if !errors.Is(err, syscall.ENOSPC) {
-					t.Fatalf("%d bytes of room: %v", room, err)
-				}
-				w.fs.Limit = 0
-				if refused%20 == 1 {
-					w.reopen()
-					w.check()
-				}
-				if phase.done(w) || w.used() != before {
-					t.Fatalf("%d bytes of room: done all the same, or %d bytes where %d were", room, w.used(), before)
-				}
-			}
-			if w.fs.Limit = 0; refused == 0 || !phase.done(w) {
-				t.Fatalf("refused %d times, done %v", refused, phase.done(w))
-			}
+			w.runOut(phase)
 			w.check()
 			for _, p := range w.j.Points() {
 				w.expect(p.Seq)
 			}
 			w.expect(w.add(block.ClassCrash))
 		})
+	}
+}
+
+// runOut does it with more and more room until it works.
+func (w *world) runOut(phase spacePhase) {
+	w.t.Helper()
+	before, refused := w.used(), 0
+	for room := 1; ; room += phase.step {
+		w.fs.Limit = block.Size(before + room)
+		err := phase.do(w)
+		if err == nil {
+			break
+		}
+		refused++
+		if !errors.Is(err, syscall.ENOSPC) {
+			w.t.Fatalf("%d bytes of room: %v", room, err)
+		}
+		w.fs.Limit = 0
+		if refused%20 == 1 {
+			w.reopen()
+			w.check()
+		}
+		if phase.done(w) || w.used() != before {
+			w.t.Fatalf("%d bytes of room: done all the same, or %d bytes where %d were", room, w.used(), before)
+		}
+	}
+	if w.fs.Limit = 0; refused == 0 || !phase.done(w) {
+		w.t.Fatalf("refused %d times, done %v", refused, phase.done(w))
 	}
 }
 
