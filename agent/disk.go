@@ -63,8 +63,8 @@ type DiskStatus struct {
 	Pending   block.Size     `json:"pending_bytes"`        // what the target has not acknowledged
 	Total     block.Size     `json:"total_bytes"`          // of the first sync, scan or backlog under way
 	Done      block.Size     `json:"done_bytes"`
-	Changed   block.Size     `json:"changed_bytes"` // of disk, over all points of this agent
-	Sent      block.Size     `json:"sent_bytes"`    // of payload, over all deltas of this agent
+	Changed   block.Size     `json:"changed_bytes"`  // of disk, over all points of this agent
+	Sent      block.Size     `json:"sent_bytes"`     // of payload, over all deltas of this agent
 	Pace      *PaceStatus    `json:"pace,omitempty"` // writes against the link; none before the first measurement
 	Tracker   capture.Status `json:"tracker"`
 }
