@@ -21,5 +21,7 @@
 // # What survives
 //
 // The bits and the note that says what they are relative to live in the kernel with the tracker. A killed agent finds both.
-// After a reboot neither is there, and the disk is compared with the target chunk by chunk (scan.go).
+// After a reboot neither is there, and the disk is compared with the target chunk by chunk (scan.go) while points go on
+// (resync.go). What must outlive a reboot, the disk's generation (fence.go) and the place of the rolling verification
+// (rolling.go), is in a state file (state.go).
 package agent

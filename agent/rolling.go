@@ -1,7 +1,7 @@
 package agent
 
 import (
-	"fmt"
+	"errors"
 	"time"
 
 	"github.com/understudy-dr/understudy/internal/block"
@@ -24,8 +24,9 @@ const (
 
 // rolling is what the rolling verification of a disk needs beside its state.
 type rolling struct {
-	every  time.Duration
-	stored time.Time // when the position was last written to the file
+	every   time.Duration
+	stored  time.Time // when the position was last written to the file
+	trouble string    // why it could not be, so that it is logged once
 }
 
 // VerifyStatus is what the operator sees of the rolling verification.
@@ -91,8 +92,9 @@ func (u *upload) roll(s *link.Session, longest time.Duration) (time.Duration, er
 			v.Started = v.LastFull
 		}
 	}
-	if err := d.keepVerify(v, i.report); err != nil {
-		return 0, err
+	if err := d.keepVerify(v, i.report); err != nil && err.Error() != d.verify.trouble {
+		d.verify.trouble = err.Error() // a full disk here is no reason to stop: the place in the round is lost at worst
+		u.log.Warn("can't store where the verification is: after a restart of the agent it goes on further back", "disk", d.path, "err", err)
 	}
 	if !i.report.Equal() {
 		u.log.Error("the copy was not what the disk is: the blocks are sent again, and the whole disk is compared",
@@ -113,9 +115,10 @@ func (d *disk) keepVerify(v verifyState, found VerifyReport) error {
 		v.Mismatches += int(found.Different / block.Size(d.set.BlockSize()))
 		v.Mismatched = time.Now()
 	}
-	err := d.state.change(store, func(s *stateData) { s.Verify = v })
+	set := func(s *stateData) { s.Verify = v }
+	err := d.state.change(store, set)
 	if err != nil {
-		return fmt.Errorf("store where the verification is: %w", err)
+		err = errors.Join(err, d.state.change(false, set))
 	}
-	return nil
+	return err
 }

@@ -15,4 +15,5 @@
 //	DIR/receiver.json          the directory's version
 //	DIR/disks/DISK-ID/         the journal's files (receiver/journal)
 //	DIR/disks/DISK-ID/volume.raw
+//	DIR/disks/DISK-ID/identity.json  the machine that the disk belongs to (identity.go)
 package receiver

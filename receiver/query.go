@@ -12,20 +12,21 @@ import (
 
 // DiskReport is what an operator sees of one disk's copy.
 type DiskReport struct {
-	ID        block.DiskID `json:"id"`
-	Host      string       `json:"host"`
-	Name      string       `json:"name"`
-	Size      block.Size   `json:"size_bytes"`
-	Source    string       `json:"source,omitempty"` // host of the agent that replicates it now
-	Damage    string       `json:"damage,omitempty"` // why it is not continued
-	Tip       block.Seq    `json:"tip"`
-	Points    int          `json:"points"`
-	Oldest    *PointReport `json:"oldest,omitempty"`
-	Newest    *PointReport `json:"newest,omitempty"`
-	Lag       float64      `json:"lag_seconds"` // age of the newest point
-	Journal   block.Size   `json:"journal_bytes"`
-	Folded    block.Seq    `json:"folded"` // the delta that the volume stands at
-	Allocated block.Size   `json:"volume_allocated_bytes"`
+	ID         block.DiskID     `json:"id"`
+	Host       string           `json:"host"`
+	Name       string           `json:"name"`
+	Size       block.Size       `json:"size_bytes"`
+	Source     string           `json:"source,omitempty"` // host of the agent that replicates it now
+	Damage     string           `json:"damage,omitempty"` // why it is not continued
+	Generation block.Generation `json:"generation"`       // how often the copy was promoted
+	Tip        block.Seq        `json:"tip"`
+	Points     int              `json:"points"`
+	Oldest     *PointReport     `json:"oldest,omitempty"`
+	Newest     *PointReport     `json:"newest,omitempty"`
+	Lag        float64          `json:"lag_seconds"` // age of the newest point
+	Journal    block.Size       `json:"journal_bytes"`
+	Folded     block.Seq        `json:"folded"` // the delta that the volume stands at
+	Allocated  block.Size       `json:"volume_allocated_bytes"`
 }
 
 // PointReport is a recovery point as the command line prints it.
@@ -88,7 +89,7 @@ func (r *replica) report() DiskReport {
 	meta, usage, points := r.journal.Meta(), r.journal.Usage(), r.journal.Points()
 	d := DiskReport{
 		ID: meta.Disk, Host: meta.Host, Name: meta.Name, Size: meta.Size, Tip: r.journal.Tip().Seq,
-		Points: len(points), Journal: usage.Bytes, Folded: usage.Folded, Allocated: r.vol.Allocated(),
+		Generation: meta.Generation, Points: len(points), Journal: usage.Bytes, Folded: usage.Folded, Allocated: r.vol.Allocated(),
 	}
 	d.Source = r.source()
 	if err := r.damage(); err != nil {
@@ -97,7 +98,7 @@ func (r *replica) report() DiskReport {
 	if len(points) > 0 {
 		oldest, newest := pointReport(points[0]), pointReport(points[len(points)-1])
 		d.Oldest, d.Newest = &oldest, &newest
-		d.Lag = time.Since(newest.Time).Seconds()
+		d.Lag = max(0, time.Since(newest.Time).Seconds()) // the source's clock may be ahead of this one
 	}
 	return d
 }

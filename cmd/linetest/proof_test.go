@@ -89,13 +89,21 @@ func TestResyncWhileProtected(t *testing.T) {
 	if d, _ := s.status(dev); d.Sent > 8*mib {
 		t.Errorf("%v sent, 3 MiB differed", d.Sent)
 	}
-	for _, q := range s.points(dev) { // the first that is called consistent must be whole
-		if q.Seq > last.Seq && q.Class == block.ClassCrash {
-			if out, err := exec.Command("cmp", s.restore(dev+"@"+q.Seq.String()), dev).CombinedOutput(); err != nil {
-				t.Errorf("the first consistent point, %v, is not the disk: %s", q.Seq, out)
-			}
-			break
+	s.firstIsWhole(dev, last.Seq)
+}
+
+// firstIsWhole holds that the first point after the gap that is called consistent is the disk as it is now: nothing was written
+// to it since.
+func (s *site) firstIsWhole(dev string, gap block.Seq) {
+	s.t.Helper()
+	for _, p := range s.points(dev) {
+		if p.Seq <= gap || p.Class != block.ClassCrash {
+			continue
 		}
+		if out, err := exec.Command("cmp", s.restore(dev+"@"+p.Seq.String()), dev).CombinedOutput(); err != nil {
+			s.t.Errorf("the first consistent point, %v, is not the disk: %s", p.Seq, out)
+		}
+		return
 	}
 }
 
