@@ -73,7 +73,7 @@ func mariadb(t *testing.T) *server {
 		return []string{"mariadb", "--no-defaults", "--socket=" + path(socket), "--batch", "--skip-column-names", "--unbuffered", "--skip-reconnect", "test"}
 	}
 	return &server{
-		name: "mariadb", user: "mysql", client: client,
+		name: "mariadb", user: "nobody", client: client,
 		create: func(data string) []string {
 			return []string{"mariadb-install-db", "--no-defaults", "--datadir=" + data, "--auth-root-authentication-method=socket", "--skip-name-resolve"}
 		},
@@ -91,9 +91,17 @@ func mariadb(t *testing.T) *server {
 	}
 }
 
+// group is the user's own; nobody's has another name.
+func (s *server) group() string {
+	if s.user == "nobody" {
+		return "nogroup"
+	}
+	return s.user
+}
+
 // asUser runs a command as the server's user.
 func (s *server) asUser(argv []string) []string {
-	return append([]string{"setpriv", "--reuid=" + s.user, "--regid=" + s.user, "--init-groups"}, argv...)
+	return append([]string{"setpriv", "--reuid=" + s.user, "--regid=" + s.group(), "--init-groups"}, argv...)
 }
 
 // start starts the server on a data folder and waits until it answers.
