@@ -16,6 +16,7 @@ import (
 const (
 	hookOutputBytes = 8 << 10
 	hookOutputLines = 20
+	hookLineBytes   = 400
 	// hookGrace is how long the output of a hook that has ended is waited for: a process that it left behind may hold it open.
 	hookGrace = 100 * time.Millisecond
 )
@@ -94,7 +95,7 @@ func readOutput(r io.Reader) output {
 	said := output{bytes: int(n + rest)}
 	for line := range bytes.Lines(kept.Bytes()) {
 		if line = bytes.TrimRight(line, "\r\n"); len(line) > 0 && len(said.lines) < hookOutputLines {
-			said.lines = append(said.lines, string(line))
+			said.lines = append(said.lines, string(line[:min(len(line), hookLineBytes)]))
 		}
 	}
 	return said

@@ -50,28 +50,35 @@ apt_install() {
 	fi
 	echo "deps: installing $*"
 	if [ -z "${updated:-}" ]; then apt-get update -qq; updated=1; fi
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-confold "$@" >/dev/null
 }
 
-# The packages of database servers make a cluster, start a service and enable it. The tests need the programs alone.
+# The packages of database servers make a cluster, start a service and enable it when they are installed. The tests need the
+# programs alone.
 install_servers() {
-	local rc=/usr/sbin/policy-rc.d conf=/etc/postgresql-common/createcluster.conf kept="" service
+	local policy=/usr/sbin/policy-rc.d cluster=/etc/postgresql-common/createcluster.conf kept="" status=0 service
 	if [ "$(id -u)" = 0 ]; then
-		if [ -e $rc ]; then kept=$(mktemp) && cp -p $rc "$kept"; fi
-		printf '#!/bin/sh\nexit 101\n' >$rc && chmod 755 $rc
-		if [ ! -e $conf ]; then mkdir -p ${conf%/*} && echo "create_main_cluster = false" >$conf; fi
+		if [ -e $policy ]; then kept=$(mktemp) && cp -p $policy "$kept"; fi
+		printf '#!/bin/sh\nexit 101\n' >$policy && chmod 755 $policy
+		if [ ! -e $cluster ]; then mkdir -p ${cluster%/*} && echo "create_main_cluster = false" >$cluster; fi
 	fi
-	apt_install -o Dpkg::Options::=--force-confold "$@" || { restore_policy $rc "$kept"; exit 1; }
-	restore_policy $rc "$kept"
+	(apt_install "$@") || status=$? # in a shell of its own: its exit must not skip what follows
+	if [ -n "$kept" ]; then mv "$kept" $policy; elif [ "$(id -u)" = 0 ]; then rm -f $policy; fi
+	if [ $status != 0 ]; then exit $status; fi
 	if [ -d /run/systemd/system ]; then
 		for service in "$@"; do systemctl disable --quiet "${service%-server}" 2>/dev/null || true; done
 	fi
 }
-restore_policy() { if [ -n "$2" ]; then mv "$2" "$1"; else rm -f "$1"; fi; }
 
 servers=()
 if ! compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then servers+=(postgresql); fi
-if [ ! -x /usr/sbin/mariadbd ]; then servers+=(mariadb-server); fi
+if [ ! -x /usr/sbin/mariadbd ] || ! command -v mariadb >/dev/null; then
+	if apt-cache show mariadb-server-core >/dev/null 2>&1; then
+		packages+=(mariadb-server-core mariadb-client-core) # without a service
+	else
+		servers+=(mariadb-server)
+	fi
+fi
 if [ ${#servers[@]} -gt 0 ]; then install_servers "${servers[@]}"; fi
 
 if [ ${#packages[@]} -gt 0 ]; then apt_install $(printf '%s\n' "${packages[@]}" | sort -u); fi

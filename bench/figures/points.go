@@ -47,6 +47,7 @@ type turnRow struct {
 	Freezes   []float64 `json:"freeze_seconds"`
 	Ages      quantiles `json:"point_age_seconds"`
 	Points    int       `json:"points"`
+	Unproven  int       `json:"unproven_points"` // of these: the audit saw tracking fall short, and the disk was compared
 	AgentCPU  float64   `json:"agent_cpu_per_second"`
 	TargetCPU float64   `json:"receiver_cpu_per_second"`
 	AgentRSS  int64     `json:"agent_peak_rss_bytes"`
@@ -213,24 +214,27 @@ func (row *turnRow) take(points []rig.Point, logFile string, began, ended time.T
 	}
 	log := map[uint64]ackedPoint{} // a later agent's points replace those of one that was reset
 	for _, m := range pointLine.FindAllStringSubmatch(string(text), -1) {
-		acked, err1 := time.Parse(time.RFC3339, m[1])
+		when, err1 := time.Parse(time.RFC3339, m[1])
 		seq, err2 := strconv.ParseUint(m[2], 10, 64)
 		frozen, err3 := time.ParseDuration(m[3])
 		if err := errors.Join(err1, err2, err3); err != nil {
 			return fmt.Errorf("read the agent's log: %w", err)
 		}
-		log[seq] = ackedPoint{acked: acked, frozen: frozen}
+		log[seq] = ackedPoint{acked: when, frozen: frozen}
 	}
-	var row1 []ackedPoint
+	var acked []ackedPoint
 	for _, p := range points {
 		a, ok := log[p.Seq]
 		if !ok || p.Class != "crash" {
 			continue
 		}
 		a.at = p.Time
-		row1 = append(row1, a)
+		acked = append(acked, a)
 		if a.acked.After(began) && a.acked.Before(ended) {
 			row.Points++
+			if !p.Proven {
+				row.Unproven++
+			}
 			row.Freezes = append(row.Freezes, a.frozen.Seconds())
 			row.Sent += p.Payload
 			row.Changed += p.Covered
@@ -239,7 +243,7 @@ func (row *turnRow) take(points []rig.Point, logFile string, began, ended time.T
 	if row.Points < 2 {
 		return fmt.Errorf("%d points in %v", row.Points, ended.Sub(began))
 	}
-	row.ages = agesOver(row1, began, ended)
+	row.ages = agesOver(acked, began, ended)
 	row.Ages = quantilesOf(row.ages)
 	return nil
 }

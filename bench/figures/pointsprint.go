@@ -6,10 +6,10 @@ import (
 )
 
 func (t *pointsTable) print(w io.Writer) {
-	points, sent, changed, written, rss := 0, int64(0), int64(0), int64(0), int64(0)
+	points, unproven, sent, changed, written, rss := 0, 0, int64(0), int64(0), int64(0), int64(0)
 	var agent, target, bare, protected, bare999, protected999 []float64
 	for _, r := range t.Turns {
-		points += r.Points
+		points, unproven = points+r.Points, unproven+r.Unproven
 		sent, changed, written, rss = sent+r.Sent, changed+r.Changed, written+r.Written, max(rss, r.AgentRSS)
 		agent, target = append(agent, r.AgentCPU), append(target, r.TargetCPU)
 		bare, protected = append(bare, r.Bare.P99*1e3), append(protected, r.Protected.P99*1e3)
@@ -25,6 +25,9 @@ func (t *pointsTable) print(w io.Writer) {
 		spreadOf(bare).Median, spreadOf(protected).Median, t.Ratio.Median, t.Ratio.Low, t.Ratio.High, spreadOf(bare999).Median, spreadOf(protected999).Median)
 	fmt.Fprintf(w, "  sent              %.3f bytes a byte that the points cover, %.3f a byte written\n", float64(sent)/float64(changed), float64(sent)/float64(written))
 	fmt.Fprintf(w, "  agent             %.1f %% of a core, %d MiB at most; receiver %.1f %%\n", spreadOf(agent).Median*100, rss>>20, spreadOf(target).Median*100)
+	if unproven > 0 {
+		fmt.Fprintf(w, "  %d of %d points were unproven: the audit saw tracking fall short, and the disk was compared meanwhile, which sends more\n", unproven, points)
+	}
 	s := t.Scan
 	fmt.Fprintf(w, "  scan (verify)     %.2f GB at %.2f GB/s; %.2f GB/s per core of the agent, %.2f per core of the receiver\n",
 		gb(s.Bytes), gb(s.Bytes)/s.Seconds, gb(s.Bytes)/s.SourceCPU, gb(s.Bytes)/s.TargetCPU)

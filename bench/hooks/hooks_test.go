@@ -187,6 +187,9 @@ func TestDatabases(t *testing.T) {
 			}
 			x.failingHook()
 			x.must(x.writer.stop())
+			if s.name == "postgresql" {
+				x.unsafeServer()
+			}
 			x.must(x.server.Stop(time.Minute))
 			for i, p := range points {
 				if p.Class == "application" && (i < 2 || i == len(points)-1) {
@@ -226,6 +229,28 @@ func (x *site) failingHook() {
 	x.must(x.rig.Agent.Stop(time.Minute))
 }
 
+// unsafeServer sets PostgreSQL up such that a crash may tear its pages: the hook refuses.
+func (x *site) unsafeServer() {
+	x.t.Helper()
+	_, err := x.s.ask(x.t.Context(), x.socket, "ALTER SYSTEM SET full_page_writes = off;\nSELECT pg_reload_conf();")
+	x.must(err)
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		got, err := x.s.ask(x.t.Context(), x.socket, "SHOW full_page_writes;")
+		x.must(err)
+		if strings.TrimSpace(got) == "off" {
+			break
+		}
+		if time.Now().After(deadline) {
+			x.t.Fatal("the setting does not change")
+		}
+	}
+	env := x.env()
+	env["PGUSER"], env["PGHOST"] = "postgres", x.socket
+	if err := x.callHook(env, "pre-freeze", x.s.asUser(nil)...); err == nil || !strings.Contains(err.Error(), "full_page_writes is off") {
+		x.t.Errorf("the hook accepts a server that does not survive a crash: %v", err)
+	}
+}
+
 // checkPoint starts the server on a point's copy: it holds every row that was acknowledged before, and all rows before the last.
 func (x *site) checkPoint(p rig.Point) {
 	t := x.t
@@ -242,6 +267,11 @@ func (x *site) checkPoint(p rig.Point) {
 	x.must(err)
 	q, socket, err := x.s.start(t.Context(), x.bed, fmt.Sprintf("copy-%d", p.Seq), x.data(m))
 	x.must(err)
+	if x.s.sound != "" {
+		if got, err := x.s.ask(t.Context(), socket, x.s.sound); err != nil || strings.Count(got, "\n") != 1 || !strings.HasSuffix(got, "OK\n") {
+			t.Errorf("point #%d: the table without a log is not sound: %v %s", p.Seq, err, got)
+		}
+	}
 	got, err := x.s.ask(t.Context(), socket, "SELECT n, payload FROM work ORDER BY n;")
 	x.must(errors.Join(err, q.Stop(time.Minute)))
 	rows, want := strings.Split(strings.TrimSpace(got), "\n"), x.writer.before(p.Time)
@@ -305,11 +335,13 @@ func TestLockEnds(t *testing.T) {
 	x.must(x.writer.stop())
 }
 
-// callHook runs a hook as an agent would.
-func (x *site) callHook(env map[string]string, name string) error {
+// callHook runs a hook as an agent would; as is what makes it another user.
+func (x *site) callHook(env map[string]string, name string, as ...string) error {
 	ctx, cancel := context.WithTimeout(x.t.Context(), time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, x.hook(name))
+	argv := append(as, x.hook(name))
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Dir = "/"
 	for key, value := range env {
 		cmd.Env = append(cmd.Env, key+"="+value)
 	}

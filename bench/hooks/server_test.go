@@ -27,6 +27,8 @@ type server struct {
 	run    func(data, socket string) []string             // the server
 	env    func(socket, hookDir string) map[string]string // of its hooks
 	broken func(env map[string]string)                    // makes the hooks fail
+	insert string                                         // beside each row, into a table without a log of its own; may be empty
+	sound  string                                         // asks a copy whether that table is sound; its answer ends in OK
 	table  string                                         // the statement that makes the table
 }
 
@@ -73,7 +75,7 @@ func mariadb(t *testing.T) *server {
 		return []string{"mariadb", "--no-defaults", "--socket=" + path(socket), "--batch", "--skip-column-names", "--unbuffered", "--skip-reconnect", "test"}
 	}
 	return &server{
-		name: "mariadb", user: "mysql", client: client,
+		name: "mariadb", user: "nobody", client: client,
 		create: func(data string) []string {
 			return []string{"mariadb-install-db", "--no-defaults", "--datadir=" + data, "--auth-root-authentication-method=socket", "--skip-name-resolve"}
 		},
@@ -81,19 +83,30 @@ func mariadb(t *testing.T) *server {
 			return []string{
 				"mariadbd", "--no-defaults", "--datadir=" + data, "--socket=" + path(socket), "--skip-networking", "--pid-file=" + path(socket) + ".pid",
 				"--innodb-buffer-pool-size=16M", "--innodb-log-file-size=8M", "--aria-pagecache-buffer-size=8M", "--key-buffer-size=1M",
+				"--myisam-recover-options=OFF", // a table that was not closed must show
 			}
 		},
 		env: func(socket, hookDir string) map[string]string {
 			return map[string]string{"CLIENT_OPTIONS": "--no-defaults --socket=" + path(socket), "HOOK_DIR": hookDir}
 		},
 		broken: func(env map[string]string) { env["CLIENT_OPTIONS"] = "--no-defaults --socket=/nowhere" },
-		table:  "CREATE TABLE work (n bigint PRIMARY KEY, payload text NOT NULL) ENGINE=InnoDB;",
+		table:  "CREATE TABLE work (n bigint PRIMARY KEY, payload text NOT NULL) ENGINE=InnoDB;\nCREATE TABLE plain (n bigint PRIMARY KEY) ENGINE=MyISAM;",
+		insert: "INSERT INTO plain VALUES (%d);\n",
+		sound:  "CHECK TABLE plain EXTENDED;",
 	}
+}
+
+// group is the user's own; nobody's has another name.
+func (s *server) group() string {
+	if s.user == "nobody" {
+		return "nogroup"
+	}
+	return s.user
 }
 
 // asUser runs a command as the server's user.
 func (s *server) asUser(argv []string) []string {
-	return append([]string{"setpriv", "--reuid=" + s.user, "--regid=" + s.user, "--init-groups"}, argv...)
+	return append([]string{"setpriv", "--reuid=" + s.user, "--regid=" + s.group(), "--init-groups"}, argv...)
 }
 
 // start starts the server on a data folder and waits until it answers.
@@ -143,9 +156,10 @@ func (s *server) ask(ctx context.Context, socket, sql string) (string, error) {
 
 // writer inserts row after row, each a transaction of its own, and knows when each was acknowledged.
 type writer struct {
-	cmd  *exec.Cmd
-	in   io.WriteCloser
-	done chan error
+	cmd    *exec.Cmd
+	insert string
+	in     io.WriteCloser
+	done   chan error
 
 	mu    sync.Mutex
 	begun int
@@ -154,7 +168,7 @@ type writer struct {
 
 func (s *server) write(socket string) (*writer, error) {
 	argv := s.client(socket)
-	w := &writer{cmd: exec.Command(argv[0], argv[1:]...), done: make(chan error, 1)}
+	w := &writer{cmd: exec.Command(argv[0], argv[1:]...), insert: s.insert, done: make(chan error, 1)}
 	w.cmd.Dir = "/"
 	var said strings.Builder
 	w.cmd.Stderr = &said
@@ -191,6 +205,11 @@ func (w *writer) feed(out *bufio.Reader) error {
 		}
 		w.begun = n
 		w.mu.Unlock()
+		if w.insert != "" {
+			if _, err := fmt.Fprintf(w.in, w.insert, n); err != nil {
+				return err
+			}
+		}
 		if _, err := fmt.Fprintf(w.in, "INSERT INTO work VALUES (%d, '%s');\nSELECT n FROM work WHERE n = %d;\n", n, payload(n), n); err != nil {
 			return err
 		}
