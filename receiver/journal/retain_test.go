@@ -224,10 +224,11 @@ func TestClockSetBack(t *testing.T) {
 	w := newWorld(t, 52)
 	now := time.Date(2026, 2, 20, 12, 0, 0, 0, time.UTC)
 	w.addAt(block.ClassCrash, now.Add(-time.Minute))
-	w.addAt(block.ClassCrash, now.Add(-100*24*time.Hour))
+	w.addAt(block.ClassCrash, now.Add(-20*24*time.Hour))
+	w.addAt(block.ClassCrash, now.Add(-20*24*time.Hour+time.Second))
 	w.addAt(block.ClassCrash, now)
 	w.retain(journal.Policy{Tiers: journal.DefaultTiers(), Now: now})
-	w.expectPoints(1, 2, 3)
+	w.expectPoints(1, 2, 3, 4)
 }
 
 func TestLatestHorizon(t *testing.T) {
