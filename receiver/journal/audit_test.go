@@ -9,6 +9,7 @@ import (
 
 	"github.com/understudy-dr/understudy/internal/block"
 	"github.com/understudy-dr/understudy/receiver/journal"
+	"github.com/understudy-dr/understudy/receiver/journal/journaltest"
 	"github.com/understudy-dr/understudy/receiver/volume/volumetest"
 )
 
@@ -83,6 +84,24 @@ func TestAuditNamesAllDamage(t *testing.T) {
 	}
 	if v := a.Volume; !slices.Equal(v.Unreadable, []block.Range{{Off: 12288, Len: 8192}}) || v.Digest != nil || v.Error == "" {
 		t.Errorf("volume %+v", v)
+	}
+}
+
+// TestAuditTellsDamageFromAReadThatFailed: the one stops the copy, the other may go away.
+func TestAuditTellsDamageFromAReadThatFailed(t *testing.T) {
+	w := newWorld(t, 73)
+	for range 3 {
+		w.add(block.ClassCrash)
+	}
+	w.fs.Fail = func(op journaltest.Op, name string) error {
+		if op == journaltest.OpRead && name == w.file(2) {
+			return errFault
+		}
+		return nil
+	}
+	a, err := w.j.Audit(context.Background(), nil)
+	if err != nil || a.Clean() || a.Err() != nil || a.Damage[0].File != w.file(2) {
+		t.Errorf("%+v, %v, %v", a, a.Err(), err)
 	}
 }
 

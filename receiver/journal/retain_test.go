@@ -330,3 +330,19 @@ func TestPins(t *testing.T) {
 		t.Errorf("opened without the pins: %v", err)
 	}
 }
+
+// TestTooManyPins: there is an end to them, and one that is taken back makes room.
+func TestTooManyPins(t *testing.T) {
+	w := newWorld(t, 55)
+	w.steady = true
+	for seq := block.Seq(1); seq <= 1001; seq++ {
+		w.add(block.ClassCrash)
+		if err := w.j.Pin(seq); seq <= 1000 && err != nil || seq > 1000 && !errors.Is(err, journal.ErrPins) {
+			t.Fatalf("pin %v: %v", seq, err)
+		}
+	}
+	w.reopen()
+	if err := errors.Join(w.j.Pin(7), w.j.Unpin(8), w.j.Pin(1001)); err != nil {
+		t.Error(err)
+	}
+}
