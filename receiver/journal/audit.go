@@ -39,12 +39,15 @@ type Damage struct {
 // Clean tells whether all was read and right.
 func (a *Audit) Clean() bool { return len(a.Damage) == 0 && len(a.Volume.Unreadable) == 0 }
 
-// Err is the first damage of the journal, nil if there is none.
+// Err is the first damage of the journal that is sure, a *block.CorruptionError, nil if there is none: a read that failed may work
+// the next time.
 func (a *Audit) Err() error {
-	if len(a.Damage) == 0 {
-		return nil
+	for _, d := range a.Damage {
+		if errors.As(d.err, new(*block.CorruptionError)) {
+			return d.err
+		}
 	}
-	return a.Damage[0].err
+	return nil
 }
 
 // maxUnreadable bounds the ranges that a report lists.

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/understudy-dr/understudy/internal/block"
+	"github.com/understudy-dr/understudy/receiver/journal"
+	"github.com/understudy-dr/understudy/receiver/journal/journaltest"
 	"github.com/understudy-dr/understudy/receiver/volume/volumetest"
 )
 
@@ -85,6 +87,24 @@ func TestAuditNamesAllDamage(t *testing.T) {
 	}
 }
 
+// TestAuditTellsDamageFromAReadThatFailed: the one stops the copy, the other may go away.
+func TestAuditTellsDamageFromAReadThatFailed(t *testing.T) {
+	w := newWorld(t, 73)
+	for range 3 {
+		w.add(block.ClassCrash)
+	}
+	w.fs.Fail = func(op journaltest.Op, name string) error {
+		if op == journaltest.OpRead && name == w.file(2) {
+			return errFault
+		}
+		return nil
+	}
+	a, err := w.j.Audit(context.Background(), nil)
+	if err != nil || a.Clean() || a.Err() != nil || a.Damage[0].File != w.file(2) {
+		t.Errorf("%+v, %v, %v", a, a.Err(), err)
+	}
+}
+
 // TestAuditHoldsFolding: as long as it runs the volume stays where it is.
 func TestAuditHoldsFolding(t *testing.T) {
 	w := newWorld(t, 72)
@@ -96,7 +116,9 @@ func TestAuditHoldsFolding(t *testing.T) {
 		if !asked {
 			asked = true
 			w.merge(0, 3)
-			return w.j.Fold(context.Background(), 0)
+			if err := w.j.Fold(context.Background(), 5); !errors.Is(err, journal.ErrViewOpen) {
+				t.Errorf("folding under an audit: %v", err)
+			}
 		}
 		if w.j.Usage().Folded != 0 {
 			t.Error("folded under an audit")

@@ -100,3 +100,40 @@ func (w *world) expectForged(unread bool) {
 		w.t.Errorf("fold: %v", err)
 	}
 }
+
+// TestForgedMerge changes a payload of a merged delta and makes its sum right again: the digest of the merge tells.
+func TestForgedMerge(t *testing.T) {
+	for seed := uint64(31); ; seed++ {
+		w := newWorld(t, seed)
+		for range 3 {
+			w.add(block.ClassCrash)
+		}
+		w.merge(0, 3)
+		name := "00000000000000000001-00000000000000000003.delta"
+		raw, err := readFile(w.fs, testDir+"/"+name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := block.ParseFrameHeader(raw[block.DeltaHeaderSize:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.Kind != block.FrameData || h.Coding != block.CodingNone {
+			continue // the next seed may have a first frame that can be changed
+		}
+		payload := raw[block.DeltaHeaderSize+block.FrameHeaderSize:][:h.Payload]
+		payload[3] ^= 1
+		h.Sum = xxhash.Sum64(payload)
+		h.Append(raw[block.DeltaHeaderSize:][:0])
+		w.put(name, raw)
+		w.reopen()
+		var c *block.CorruptionError
+		if err := w.j.Check(context.Background(), nil); !errors.As(err, &c) || c.File != testDir+"/"+name {
+			t.Errorf("check: %v", err)
+		}
+		if err := w.j.Fold(context.Background(), 3); !errors.As(err, &c) || w.j.Usage().Folded != 0 {
+			t.Errorf("fold: %v", err)
+		}
+		return
+	}
+}

@@ -224,10 +224,11 @@ func TestClockSetBack(t *testing.T) {
 	w := newWorld(t, 52)
 	now := time.Date(2026, 2, 20, 12, 0, 0, 0, time.UTC)
 	w.addAt(block.ClassCrash, now.Add(-time.Minute))
-	w.addAt(block.ClassCrash, now.Add(-100*24*time.Hour))
+	w.addAt(block.ClassCrash, now.Add(-20*24*time.Hour))
+	w.addAt(block.ClassCrash, now.Add(-20*24*time.Hour+time.Second))
 	w.addAt(block.ClassCrash, now)
 	w.retain(journal.Policy{Tiers: journal.DefaultTiers(), Now: now})
-	w.expectPoints(1, 2, 3)
+	w.expectPoints(1, 2, 3, 4)
 }
 
 func TestLatestHorizon(t *testing.T) {
@@ -327,5 +328,21 @@ func TestPins(t *testing.T) {
 	}
 	if _, err := journal.Open(testDir, w.options()); !errors.As(err, new(*block.CorruptionError)) {
 		t.Errorf("opened without the pins: %v", err)
+	}
+}
+
+// TestTooManyPins: there is an end to them, and one that is taken back makes room.
+func TestTooManyPins(t *testing.T) {
+	w := newWorld(t, 55)
+	w.steady = true
+	for seq := block.Seq(1); seq <= 1001; seq++ {
+		w.add(block.ClassCrash)
+		if err := w.j.Pin(seq); seq <= 1000 && err != nil || seq > 1000 && !errors.Is(err, journal.ErrPins) {
+			t.Fatalf("pin %v: %v", seq, err)
+		}
+	}
+	w.reopen()
+	if err := errors.Join(w.j.Pin(7), w.j.Unpin(8), w.j.Pin(1001)); err != nil {
+		t.Error(err)
 	}
 }

@@ -159,7 +159,19 @@ func TestNoSpaceForTheIndex(t *testing.T) {
 	if err := w.j.Merge(context.Background(), 0, 2); !errors.Is(err, syscall.ENOSPC) || !spilled || len(w.j.Points()) != 2 || names() != 5 {
 		t.Fatalf("no room to sort: %v, spilled %v, %d files", err, spilled, names())
 	}
-	w.fs.Fail, w.fs.Limit = nil, 0
+	w.fs.Limit = 0
+	// A bit that flips in that file would lead to other content, silently.
+	w.fs.Fail = func(op journaltest.Op, name string) error {
+		if op == journaltest.OpOpen && strings.Contains(name, "-") && strings.HasSuffix(name, ".open") {
+			w.fs.Flip(strings.TrimSuffix(name, ".open")+".sort", 4_000_000*8)
+		}
+		return nil
+	}
+	var c *block.CorruptionError
+	if err := w.j.Merge(context.Background(), 0, 2); !errors.As(err, &c) || !strings.HasSuffix(c.File, ".sort") || names() != 5 {
+		t.Fatalf("a flipped bit in the sorted index: %v, %d files", err, names())
+	}
+	w.fs.Fail = nil
 	if err := w.j.Merge(context.Background(), 0, 2); err != nil {
 		t.Fatal(err)
 	}
