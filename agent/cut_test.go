@@ -319,3 +319,48 @@ func TestReadableBeforeFrozen(t *testing.T) {
 		t.Errorf("read in time: %v", err)
 	}
 }
+
+// TestACutThatOverranGivesNothing: what it read goes back into the dirty set, nothing stays frozen, and the reason names the
+// setting.
+func TestACutThatOverranGivesNothing(t *testing.T) {
+	dev, _ := ext4(t, scratch(t), "disk", "64M")
+	m := newMember(t, dev)
+	for i := range block.Index(100) {
+		m.marks.mark(i)
+	}
+	f := &freezer{guard: startGuard(t), limit: time.Microsecond}
+	c := startCutter(f, 1)
+	defer c.stop()
+	mount := mountOf(t, dev)
+	if err := f.prepare([]Mount{mount}); err != nil {
+		t.Fatal(err)
+	}
+	err := c.cut([]*upload{m.upload})
+	if !errors.Is(err, errLate) {
+		t.Fatalf("a freeze of more than a microsecond: %v", err)
+	}
+	f.limit = time.Minute // and one that is late while it reads
+	f.release()
+	if err := f.prepare([]Mount{mount}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.freeze(); err != nil {
+		t.Fatal(err)
+	}
+	f.limit = time.Microsecond
+	c.members = []*upload{m.upload}
+	if err := errors.Join(c.readAll(), f.thaw()); !errors.Is(err, errLate) {
+		t.Errorf("late while it reads: %v", err)
+	}
+	f.release()
+	g := &group{freezer: f, cfg: Config{FreezeBudget: 50 * time.Millisecond}}
+	if text := g.explain(err).Error(); !strings.Contains(text, "raise freeze_budget (it is 50ms)") || !strings.Contains(text, "no recovery point") {
+		t.Errorf("it says %q", text)
+	}
+	if err := m.settle(false); err != nil || m.left() != 100*4096 {
+		t.Errorf("%v are to be sent again, %v", m.left(), err)
+	}
+	if !writable(t, mount, 10*time.Second) {
+		t.Error("still frozen")
+	}
+}
