@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
@@ -96,22 +98,31 @@ func TestTheFrozenSectionAllocatesNothing(t *testing.T) {
 	}
 	defer f.release()
 	c.members = []*upload{a.upload, b.upload}
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // as cut does
 	var failed error
 	read := block.Size(0)
-	once := func() {
+	once := func() (allocated uint64) {
 		for i := range block.Index(100) {
 			a.marks.mark(i * 3)
 			b.marks.mark(1000 + i)
 		}
 		a.disk.set.Rewind()
 		b.disk.set.Rewind()
-		failed = errors.Join(failed, c.frozen(), f.guard.disarm(), f.guard.arm(f.fds))
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err := c.frozen()
+		runtime.ReadMemStats(&after)
+		failed = errors.Join(failed, err, f.guard.disarm(), f.guard.arm(f.fds))
 		read = c.residueBytes()
+		return after.Mallocs - before.Mallocs
 	}
-	// What disarm and arm allocate is outside of the freeze: it is measured on its own and taken off.
-	around := testing.AllocsPerRun(20, func() { failed = errors.Join(failed, f.guard.disarm(), f.guard.arm(f.fds)) })
-	if n := testing.AllocsPerRun(20, once); n > around {
-		t.Errorf("the frozen section allocates %v times", n-around)
+	// The runtime itself may allocate now and then (a thread, a place in a queue): what the section allocates shows each time.
+	least := once()
+	for range 20 {
+		least = min(least, once())
+	}
+	if least > 0 {
+		t.Errorf("the frozen section allocates %d times", least)
 	}
 	if failed != nil || read != 200*4096 {
 		t.Fatalf("%v read, %v: the test proves nothing", read, failed)
