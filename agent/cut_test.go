@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
@@ -96,22 +98,31 @@ func TestTheFrozenSectionAllocatesNothing(t *testing.T) {
 	}
 	defer f.release()
 	c.members = []*upload{a.upload, b.upload}
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // as cut does
 	var failed error
 	read := block.Size(0)
-	once := func() {
+	once := func() (allocated uint64) {
 		for i := range block.Index(100) {
 			a.marks.mark(i * 3)
 			b.marks.mark(1000 + i)
 		}
 		a.disk.set.Rewind()
 		b.disk.set.Rewind()
-		failed = errors.Join(failed, c.frozen(), f.guard.disarm(), f.guard.arm(f.fds))
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err := c.frozen()
+		runtime.ReadMemStats(&after)
+		failed = errors.Join(failed, err, f.guard.disarm(), f.guard.arm(f.fds))
 		read = c.residueBytes()
+		return after.Mallocs - before.Mallocs
 	}
-	// What disarm and arm allocate is outside of the freeze: it is measured on its own and taken off.
-	around := testing.AllocsPerRun(20, func() { failed = errors.Join(failed, f.guard.disarm(), f.guard.arm(f.fds)) })
-	if n := testing.AllocsPerRun(20, once); n > around {
-		t.Errorf("the frozen section allocates %v times", n-around)
+	// The runtime itself may allocate now and then (a thread, a place in a queue): what the section allocates shows each time.
+	least := once()
+	for range 20 {
+		least = min(least, once())
+	}
+	if least > 0 {
+		t.Errorf("the frozen section allocates %d times", least)
 	}
 	if failed != nil || read != 200*4096 {
 		t.Fatalf("%v read, %v: the test proves nothing", read, failed)
@@ -317,5 +328,50 @@ func TestReadableBeforeFrozen(t *testing.T) {
 	m.disk.pump.rate = readRate{bytes: 64 * block.MiB, busy: 3 * 40 * time.Millisecond}
 	if err := m.readable(cfg); err != nil {
 		t.Errorf("read in time: %v", err)
+	}
+}
+
+// TestACutThatOverranGivesNothing: what it read goes back into the dirty set, nothing stays frozen, and the reason names the
+// setting.
+func TestACutThatOverranGivesNothing(t *testing.T) {
+	dev, _ := ext4(t, scratch(t), "disk", "64M")
+	m := newMember(t, dev)
+	for i := range block.Index(100) {
+		m.marks.mark(i)
+	}
+	f := &freezer{guard: startGuard(t), limit: time.Microsecond}
+	c := startCutter(f, 1)
+	defer c.stop()
+	mount := mountOf(t, dev)
+	if err := f.prepare([]Mount{mount}); err != nil {
+		t.Fatal(err)
+	}
+	err := c.cut([]*upload{m.upload})
+	if !errors.Is(err, errLate) {
+		t.Fatalf("a freeze of more than a microsecond: %v", err)
+	}
+	f.limit = time.Minute // and one that is late while it reads
+	f.release()
+	if err := f.prepare([]Mount{mount}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.freeze(); err != nil {
+		t.Fatal(err)
+	}
+	f.limit = time.Microsecond
+	c.members = []*upload{m.upload}
+	if err := errors.Join(c.readAll(), f.thaw()); !errors.Is(err, errLate) {
+		t.Errorf("late while it reads: %v", err)
+	}
+	f.release()
+	g := &group{freezer: f, cfg: Config{FreezeBudget: 50 * time.Millisecond}}
+	if text := g.explain(err).Error(); !strings.Contains(text, "raise freeze_budget (it is 50ms)") || !strings.Contains(text, "no recovery point") {
+		t.Errorf("it says %q", text)
+	}
+	if err := m.settle(false); err != nil || m.left() != 100*4096 {
+		t.Errorf("%v are to be sent again, %v", m.left(), err)
+	}
+	if !writable(t, mount, 10*time.Second) {
+		t.Error("still frozen")
 	}
 }

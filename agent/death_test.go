@@ -63,10 +63,10 @@ func victim(how, path, budget string) error {
 		return err
 	}
 	fmt.Println("frozen")
-	var hoard [][]byte
 	switch how {
 	case "spin":
-		for {
+		for n := 0; ; {
+			n++
 		}
 	case "panic":
 		panic("while frozen")
@@ -81,9 +81,11 @@ func victim(how, path, budget string) error {
 		}
 	}
 	time.Sleep(time.Hour)
-	fmt.Println(len(hoard))
 	return nil
 }
+
+// hoard is what a victim has filled its memory with.
+var hoard [][]byte
 
 // lockedBuffer collects what two processes print.
 type lockedBuffer struct {

@@ -3,6 +3,9 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"runtime"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,17 +37,38 @@ func numberOf(dev uint64) string { return fmt.Sprintf("%d:%d", unix.Major(dev), 
 // freezer freezes a set of mounted file systems together and thaws them, under the eye of a guard.
 //
 // An inner file system, which lives in a file of an outer one, comes before it in the list: it is frozen first, since the
-// write-back that a freeze begins with must get through, and thawed last.
+// write-back that a freeze begins with must get through, and thawed last. Those of one depth are frozen side by side: most of
+// a freeze is waiting for all processors to have seen it, some 10 ms, and they may as well wait for all at once.
 type freezer struct {
 	guard *Guard
 	limit time.Duration // when the guard thaws
 
 	// Open only around a freeze, so that they can be unmounted between points.
-	fds   []int // of what is frozen, in this order; the same indexes as paths
-	paths []string
-	loose []int // of what can't be frozen: it is written back with the others
-	began time.Time
-	held  int // fds[:held] are frozen by us
+	fds     []int // of what is frozen, in this order; the same indexes as paths and threads
+	paths   []string
+	threads []*freezeThread
+	loose   []int // of what can't be frozen: it is written back with the others
+	began   time.Time
+	busy    sync.WaitGroup // threads that freeze
+}
+
+// freezeThread freezes one file system when it is told to: it is there before, on a thread of its own.
+type freezeThread struct {
+	depth int
+	todo  chan int // files
+	err   error    // of the last freeze
+	held  bool     // it is frozen by us
+}
+
+func (t *freezeThread) run(ready chan<- struct{}, busy *sync.WaitGroup) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	ready <- struct{}{}
+	for fd := range t.todo {
+		t.err = unix.IoctlSetInt(fd, fiFreeze, 0)
+		t.held = t.err == nil
+		busy.Done()
+	}
 }
 
 // prepare opens the mount points and hands them to the guard. release undoes it.
@@ -59,7 +83,11 @@ func (f *freezer) prepare(mounts []Mount) error {
 			f.loose = append(f.loose, fd)
 			continue
 		}
-		f.fds, f.paths = append(f.fds, fd), append(f.paths, m.Path)
+		t := &freezeThread{depth: m.depth, todo: make(chan int, 1)}
+		ready := make(chan struct{})
+		go t.run(ready, &f.busy)
+		<-ready
+		f.fds, f.paths, f.threads = append(f.fds, fd), append(f.paths, m.Path), append(f.threads, t)
 	}
 	if err := f.guard.arm(f.fds); err != nil {
 		f.release()
@@ -92,19 +120,36 @@ func (f *freezer) freeze() error {
 	if err := f.guard.startClock(f.limit); err != nil {
 		return err
 	}
-	for i, fd := range f.fds {
+	for first := 0; first < len(f.fds); {
 		if f.late() { // the guard has thawed those before: one more frozen now would stay so for longer than it may
 			f.thaw()
 			return errLate
 		}
-		if err := unix.IoctlSetInt(fd, fiFreeze, 0); err != nil {
+		end := first
+		for end < len(f.fds) && f.threads[end].depth == f.threads[first].depth {
+			f.busy.Add(1)
+			f.threads[end].todo <- f.fds[end]
+			end++
+		}
+		f.busy.Wait()
+		if err := f.failed(first, end); err != nil {
 			f.thaw()
-			if errors.Is(err, unix.EBUSY) {
-				return fmt.Errorf("freeze file system at %s: somebody else holds it frozen (fsfreeze, a snapshot, a backup)", f.paths[i])
-			}
+			return err
+		}
+		first = end
+	}
+	return nil
+}
+
+// failed is why one of these was not frozen, if so.
+func (f *freezer) failed(first, end int) error {
+	for i := first; i < end; i++ {
+		switch err := f.threads[i].err; {
+		case errors.Is(err, unix.EBUSY):
+			return fmt.Errorf("freeze file system at %s: somebody else holds it frozen (fsfreeze, a snapshot, a backup)", f.paths[i])
+		case err != nil:
 			return fmt.Errorf("freeze file system at %s: %w", f.paths[i], err)
 		}
-		f.held = i + 1
 	}
 	return nil
 }
@@ -115,7 +160,11 @@ func (f *freezer) late() bool { return len(f.fds) > 0 && time.Since(f.began) > f
 // thaw lets writes go on. errThawed says that they went on before.
 func (f *freezer) thaw() error {
 	var err error
-	for i := f.held - 1; i >= 0; i-- {
+	for i, t := range slices.Backward(f.threads) {
+		if !t.held {
+			continue
+		}
+		t.held = false
 		switch e := unix.IoctlSetInt(f.fds[i], fiThaw, 0); {
 		case errors.Is(e, unix.EINVAL):
 			err = errThawed
@@ -123,7 +172,6 @@ func (f *freezer) thaw() error {
 			err = e
 		}
 	}
-	f.held = 0
 	if errors.Is(err, errThawed) && f.late() {
 		return errLate
 	}
@@ -135,10 +183,13 @@ func (f *freezer) release() {
 	if len(f.fds) > 0 {
 		_ = f.guard.disarm() // thaw has told whether the freeze held
 	}
+	for _, t := range f.threads {
+		close(t.todo)
+	}
 	for _, fds := range [][]int{f.fds, f.loose} {
 		for _, fd := range fds {
 			unix.Close(fd)
 		}
 	}
-	f.fds, f.paths, f.loose = f.fds[:0], f.paths[:0], f.loose[:0]
+	f.fds, f.paths, f.threads, f.loose = f.fds[:0], f.paths[:0], f.threads[:0], f.loose[:0]
 }

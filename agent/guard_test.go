@@ -277,3 +277,37 @@ func TestTheGuardIgnoresSignals(t *testing.T) {
 	}
 	f.release()
 }
+
+// TestTheGuardIsLocked: every page of its program is in memory, and locked.
+func TestTheGuardIsLocked(t *testing.T) {
+	needRoot(t)
+	g := startGuard(t)
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", g.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, ours, size := 0, false, ""
+	for line := range strings.Lines(string(raw)) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		value = strings.TrimSpace(value)
+		switch {
+		case strings.Contains(key, "-") && !strings.HasSuffix(key, "kB"): // proc_pid_smaps(5): a mapping begins
+			ours = strings.HasSuffix(strings.TrimSpace(line), self)
+		case !ours:
+		case key == "Size":
+			size = value
+			found++
+		case key == "Rss" && value != size:
+			t.Errorf("of %s of the guard's program, %s is in memory", size, value)
+		case key == "VmFlags" && !strings.Contains(value+" ", " lo "):
+			t.Errorf("a part of the guard's program is not locked: %s", value)
+		}
+	}
+	if found < 2 {
+		t.Errorf("%d mappings of %s: the test proves nothing", found, self)
+	}
+}

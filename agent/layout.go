@@ -74,11 +74,10 @@ func together(devs []string) ([]Mount, error) {
 func freezeOrder(mounts []Mount) []Mount {
 	ordered := slices.Clone(mounts)
 	slices.Reverse(ordered)
-	depth := map[string]int{}
-	for _, m := range ordered {
-		depth[m.Dev] = nesting(m.Dev, nestingLimit)
+	for i := range ordered {
+		ordered[i].depth = nesting(ordered[i].Dev, nestingLimit)
 	}
-	slices.SortStableFunc(ordered, func(a, b Mount) int { return depth[b.Dev] - depth[a.Dev] })
+	slices.SortStableFunc(ordered, func(a, b Mount) int { return b.depth - a.depth })
 	return ordered
 }
 

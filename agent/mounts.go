@@ -22,6 +22,7 @@ type Mount struct {
 
 	shown string   // the device as the kernel shows it for files of this file system: an anonymous one for btrfs
 	also  []string // further mount points of it
+	depth int      // how many file systems hold it, each in a file of the next: see freezeOrder
 }
 
 // freezable are the file systems that implement FIFREEZE over a block device.

@@ -94,9 +94,9 @@ func TestSelectMounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Mount{
-		{"/", "ext4", "8:1", "8:1", []string{"/bind"}},
-		{"/with space", "xfs", "8:17", "8:17", nil},
-		{"/boot/efi", "vfat", "8:18", "8:18", nil},
+		{"/", "ext4", "8:1", "8:1", []string{"/bind"}, 0},
+		{"/with space", "xfs", "8:17", "8:17", nil, 0},
+		{"/boot/efi", "vfat", "8:18", "8:18", nil, 0},
 	}
 	if len(got) != len(want) {
 		t.Fatalf("mounts %v, want %v", got, want)

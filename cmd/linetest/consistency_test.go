@@ -232,8 +232,7 @@ func boundedMemory(t *testing.T, a *process) {
 	}
 }
 
-// TestBusyFileSystem takes points of a file system that is written to all the time, at some 100 MB/s, and reports how long it was
-// frozen for each.
+// TestBusyFileSystem takes points of a file system that is written to all the time, and reports how long it was frozen for each.
 func TestBusyFileSystem(t *testing.T) {
 	s := newSite(t, "tcp")
 	dev := s.loopDisk("disk", 512*mib)
