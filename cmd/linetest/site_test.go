@@ -322,6 +322,7 @@ func (s *site) loopDisk(name string, size int64) string {
 	}
 	dev := must(s.t, "losetup", "-f", "--show", "--direct-io=off", path)
 	s.t.Cleanup(func() { exec.Command("losetup", "-d", dev).Run() })
+	must(s.t, "blockdev", "--setrw", dev) // whoever had it before may have left it read-only
 	return dev
 }
 
