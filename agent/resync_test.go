@@ -115,6 +115,15 @@ func TestACheckThatEndsDuringACutProvesTheNextPoint(t *testing.T) {
 	if s := u.sealNow(); !s.Proven() {
 		t.Errorf("the next: %+v", s)
 	}
+
+	d, u = comparedDisk(t, block.MiB)
+	d.finds.begin(0, 0)
+	u.beginNowhere(t)
+	d.finds.advance(block.Offset(block.MiB))
+	d.merge()
+	if s := u.sealNow(); !d.current().Synced || s.Class != block.ClassFuzzy {
+		t.Errorf("the delta that was open when a gap was closed: %+v", s)
+	}
 }
 
 // TestAnAuditThatFailsDuringAComparison makes it worth nothing as a proof, and the next one begins anew.

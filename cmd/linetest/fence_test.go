@@ -96,8 +96,11 @@ func TestPromoteInTheMiddleOfADelta(t *testing.T) {
 	r.frame(0, 2)
 	r.send(r.stream.Flush())
 	s.promote(id.String())
-	if err := r.commit(time.Now()); !errors.Is(err, wire.ErrFenced) {
-		t.Errorf("the seal of a fenced delta: %v", err)
+	if err := r.answer(); !errors.Is(err, wire.ErrFenced) {
+		t.Errorf("a stream that says nothing just now: %v", err)
+	}
+	if err := r.commit(time.Now()); err == nil {
+		t.Error("the seal of a fenced delta was acknowledged")
 	}
 	if p := s.points(id.String()); len(p) != 1 || p[0].Seq != 1 {
 		t.Fatalf("points %+v", p)
