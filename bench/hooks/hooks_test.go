@@ -307,7 +307,9 @@ func TestLockEnds(t *testing.T) {
 	if err := x.callHook(env, "post-thaw"); err == nil || !strings.Contains(err.Error(), "was gone before") {
 		t.Errorf("the second hook, when the lock had ended by itself: %v", err)
 	}
-	x.clientEnds()
+	x.must(x.callHook(env, "pre-freeze"))
+	x.clientEnds() // though nobody speaks to it
+	x.writer.goesOn(t, 20, time.Minute)
 
 	slow := x.bed.Path("slow-hook")
 	x.must(os.WriteFile(slow, []byte("#!/bin/sh\n"+x.hook("pre-freeze")+" && echo $$ >"+x.bed.Path("slow.pid")+" && exec sleep 100\n"), 0o755))
