@@ -117,11 +117,13 @@ func (g *group) interval() time.Duration {
 	return max(g.cfg.Interval, min(g.cfg.Interval*time.Duration(g.stretch), longestInterval))
 }
 
-// absence is what was said of points that don't come. One line a reason, again after a while, and one when they come again.
+// absence is what was said of points that don't come. One line a reason, again after a while, and one when they come again; a
+// disk that changes between the two all the time is spoken of no more often.
 type absence struct {
-	reason error // sentinel of the last one logged, or the error itself
-	since  time.Time
-	said   time.Time
+	reason error     // sentinel of the last one logged, or the error itself
+	said   time.Time // when it was
+	since  time.Time // no point came; zero while they come
+	told   bool      // it was said since then
 }
 
 // sayAgain is after how long the same reason is logged once more.
@@ -142,13 +144,13 @@ func (a *absence) begin(err error) bool {
 	if a.reason != nil && a.reason.Error() == reason.Error() && time.Since(a.said) < sayAgain {
 		return false
 	}
-	a.reason, a.said = reason, time.Now()
+	a.reason, a.said, a.told = reason, time.Now(), true
 	return true
 }
 
 // end tells since when no point came, if that was said.
 func (a *absence) end() (since time.Time, ok bool) {
-	since, ok = a.since, a.reason != nil
-	*a = absence{}
+	since, ok = a.since, a.told
+	a.since, a.told = time.Time{}, false
 	return since, ok
 }
