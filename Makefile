@@ -66,7 +66,7 @@ soak: build ## 5 minutes of load with kill -9 of agent or receiver every few sec
 order: build ## write order proven: stamped sectors on raw disks, ext4, xfs and a group; without the freeze it must fail (2 minutes)
 	@bin/order --carrier $(CARRIER)
 
-bench: build ## what tracking costs an application, and what a first sync costs in CPU; results also in bench/out/
+bench: build ## what tracking costs an application, a first sync in CPU, and points of a busy disk; results also in bench/out/
 	@bin/figures
 
 kernels: deps ## the tracker's tests on stock Debian kernels, with virtio and NVMe disks, in emulated machines (about 3 minutes each)
