@@ -51,11 +51,11 @@ func (d *delta) put(h block.FrameHeader, payload []byte) error {
 	return d.out.SendFrame(h, payload)
 }
 
-// payload is how many bytes of payload went out so far.
-func (d *delta) payload() block.Size {
+// held is how many bytes of payload went out so far, and of how many bytes of the disk: zeroes have no payload.
+func (d *delta) held() (payload, covered block.Size) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.seal.Payload
+	return d.seal.Payload, d.seal.Covered
 }
 
 // finish completes the seal with what the caller knows of the point. It is not sent yet: the caller notes it first.

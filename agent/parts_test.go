@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -108,5 +109,26 @@ func TestSelectMounts(t *testing.T) {
 	}
 	if got[2].Freezable() || !got[1].Freezable() {
 		t.Error("vfat can't be frozen, xfs can")
+	}
+}
+
+// TestPartsEnd: a part ends by size or by age, and by age also where all of it is zeroes; one that holds nothing does not.
+func TestPartsEnd(t *testing.T) {
+	for _, row := range []struct {
+		name             string
+		age              time.Duration
+		payload, covered block.Size
+		want             bool
+	}{
+		{"new", 0, block.MiB, block.MiB, false},
+		{"large", 0, partBytes, partBytes, true},
+		{"old", partTime + time.Second, 1, block.MiB, true},
+		{"old and zero", partTime + time.Second, 0, block.GiB, true},
+		{"old and empty", partTime + time.Second, 0, 0, false},
+	} {
+		u := &upload{open: &delta{start: time.Now().Add(-row.age), seal: block.Seal{Payload: row.payload, Covered: row.covered}}}
+		if got := u.full(); got != row.want {
+			t.Errorf("%s: %v, want %v", row.name, got, row.want)
+		}
 	}
 }

@@ -211,7 +211,8 @@ func (u *upload) beginNext() error {
 
 // full tells whether the open delta is large or old enough to be sealed as a part.
 func (u *upload) full() bool {
-	return u.open.payload() >= partBytes || time.Since(u.open.start) > partTime && u.open.payload() > 0
+	payload, covered := u.open.held()
+	return payload >= partBytes || time.Since(u.open.start) > partTime && covered > 0
 }
 
 // sweep sends all that the set holds now, in as many parts as it takes. It returns with a delta open.

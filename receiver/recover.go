@@ -12,7 +12,7 @@ import (
 )
 
 // selectPoint finds what an operator calls a point: "latest", "#412", or an RFC 3339 time, which means the newest point at
-// or before it. points are in the order of their time.
+// or before it. Only a number means a point that was read while writes went on. points are in the order of their time.
 func selectPoint(points []journal.Point, selector string) (journal.Point, error) {
 	none := journal.Point{}
 	if len(points) == 0 {
@@ -32,26 +32,24 @@ func selectPoint(points []journal.Point, selector string) (journal.Point, error)
 	if err != nil {
 		return none, wire.Errorf(wire.CodeNoPoint, "%q is no point: say latest, #412 or a time such as 2026-01-31T12:00:00Z", selector)
 	}
-	var best *journal.Point
-	for i := range points {
-		if !points[i].Time.After(at) {
-			best = &points[i]
-		}
+	before := 0
+	for before < len(points) && !points[before].Time.After(at) {
+		before++
 	}
-	if best == nil {
+	if before == 0 {
 		return none, wire.Errorf(wire.CodeNoPoint, "no point at or before %s; the oldest is %s", selector, describe(points[0]))
 	}
-	return *best, nil
+	return newestConsistent(points[:before])
 }
 
-// newestConsistent is what "latest" means: never a point that was read while writes went on.
+// newestConsistent is what "latest" means: never a point that was read while writes went on. points are not empty.
 func newestConsistent(points []journal.Point) (journal.Point, error) {
 	for _, p := range slices.Backward(points) {
 		if p.Class.Consistent() {
 			return p, nil
 		}
 	}
-	return journal.Point{}, wire.Errorf(wire.CodeNoPoint, "no point of the disk is consistent; the newest is %s, of class %v: ask for it by number if it must do",
+	return journal.Point{}, wire.Errorf(wire.CodeNoPoint, "no point by then is consistent; the newest is %s, of class %v: ask for it by number if it must do",
 		describe(points[len(points)-1]), points[len(points)-1].Class)
 }
 

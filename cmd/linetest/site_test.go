@@ -323,7 +323,12 @@ func (s *site) loopDisk(name string, size int64) string {
 		s.t.Fatal(err)
 	}
 	dev := must(s.t, "losetup", "-f", "--show", "--direct-io=off", path)
-	s.t.Cleanup(func() { exec.Command("losetup", "-d", dev).Run() })
+	// By file, not by name: a test that has detached the device may have given its name to another's disk.
+	s.t.Cleanup(func() {
+		for _, name := range strings.Fields(must(s.t, "losetup", "--noheadings", "--output", "NAME", "--associated", path)) {
+			exec.Command("losetup", "-d", name).Run()
+		}
+	})
 	must(s.t, "blockdev", "--setrw", dev) // whoever had the device before
 	return dev
 }

@@ -199,7 +199,7 @@ func restoreCommand(o *options) *cobra.Command {
 		Use:   "restore DISK[@POINT] FILE|DEVICE",
 		Short: "Write a disk as of a recovery point into a file or onto a device",
 		Long: "Write a disk as of a recovery point into a file or onto a device.\n\n" +
-			"POINT is latest (default), #412, or an RFC 3339 time: the newest point at or before it.",
+			"POINT is latest (default), #412, or an RFC 3339 time: the newest consistent point at or before it.",
 		Args: exactly(2, "DISK[@POINT] FILE|DEVICE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			disk, point, _ := strings.Cut(args[0], "@")

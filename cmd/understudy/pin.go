@@ -26,7 +26,7 @@ func pinning(o *options, kind wire.CommandKind, use, short, more, done string) *
 	cmd := &cobra.Command{
 		Use:   use,
 		Short: short,
-		Long:  short + "." + more + "\n\nPOINT is latest, #412, or an RFC 3339 time: the newest point at or before it.",
+		Long:  short + "." + more + "\n\nPOINT is latest, #412, or an RFC 3339 time: the newest consistent point at or before it.",
 		Args:  exactly(1, "DISK@POINT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			disk, point, ok := strings.Cut(args[0], "@")
