@@ -82,28 +82,40 @@ func (f *figures) run(ctx context.Context) error {
 		return errors.New("at least one round, one second, a turn of ten and 64 MiB are needed")
 	}
 	r := report{Time: time.Now().UTC(), Machine: thisMachine(), Command: "figures " + strings.Join(os.Args[1:], " ")}
-	var err error
-	wanted := func(what string) bool { return f.only == "" || f.only == what }
-	if wanted("tracking") {
-		if r.Tracking, err = f.tracking(ctx); err != nil {
-			return fmt.Errorf("tracking: %w", err)
-		}
+	err := errors.Join(
+		f.figure("tracking", func() (err error) { r.Tracking, err = f.tracking(ctx); return err }),
+		f.figure("sync", func() (err error) { r.Sync, err = f.firstSync(ctx); return err }),
+		f.figure("views", func() (err error) { r.Views, err = f.views(ctx); return err }),
+		f.figure("points", func() (err error) { r.Points, err = f.points(ctx); return err }),
+	)
+	if r.Tracking == nil && r.Sync == nil && r.Views == nil && r.Points == nil {
+		return err
 	}
-	if wanted("sync") {
-		if r.Sync, err = f.firstSync(ctx); err != nil {
-			return fmt.Errorf("first sync: %w", err)
-		}
+	return errors.Join(err, f.publish(r))
+}
+
+// figure measures one thing in a bed of its own, if it is wanted: none is in another's way, and one that fails takes none along.
+func (f *figures) figure(name string, measure func() error) (err error) {
+	if f.only != "" && f.only != name {
+		return nil
 	}
-	if wanted("views") {
-		if r.Views, err = f.views(ctx); err != nil {
-			return fmt.Errorf("views: %w", err)
-		}
+	outer := f.bed
+	if f.bed, err = testbed.New(outer.Dir()); err != nil {
+		return err
 	}
-	if wanted("points") {
-		if r.Points, err = f.points(ctx); err != nil {
-			return fmt.Errorf("points: %w", err)
+	defer func() {
+		err = errors.Join(err, f.bed.Close())
+		f.bed = outer
+		if err != nil {
+			err = fmt.Errorf("%s: %w", name, err)
+			progress("%v", err)
 		}
-	}
+	}()
+	return measure()
+}
+
+// publish stores the results and prints them.
+func (f *figures) publish(r report) error {
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err

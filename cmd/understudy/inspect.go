@@ -219,6 +219,10 @@ func restoreCommand(o *options) *cobra.Command {
 			if err != nil {
 				return exitCode(err)
 			}
+			if !report.Proven {
+				fmt.Fprintf(cmd.ErrOrStderr(), "understudy: warning: %v is not proven: a write may have been missed before it, and the comparison after that had not ended; "+
+					"understudy points lists those that are\n", report.Seq)
+			}
 			return o.print(cmd, report, func() {
 				fmt.Fprintf(cmd.OutOrStdout(), "restored disk %v as of %v (%s, %v) to %s: %v, %v of it data, digest checked, in %s\n",
 					report.Disk, report.Seq, report.Time.Format(time.RFC3339Nano), report.Class, report.Target, report.Size, report.Data, seconds(report.Seconds))
