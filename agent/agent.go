@@ -158,7 +158,8 @@ func (a *Agent) serve(ctx context.Context, s *link.Session, guard *Guard) error 
 		case <-ctx.Done():
 		}
 	}()
-	f := &freezer{guard: guard, limit: a.cfg.freezeLimit()}
+	f := &freezer{guard: guard, limit: a.cfg.freezeLimit(), grace: openGrace(graceFile)}
+	defer f.grace.close()
 	g := &group{agent: a, cfg: a.cfg, freezer: f, session: s, joined: make(chan struct{}, 1), stretch: 1}
 	g.cutter = startCutter(f, len(a.cfg.Disks))
 	defer g.cutter.stop()

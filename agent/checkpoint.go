@@ -131,9 +131,13 @@ func (g *group) cutOnce(ctx context.Context, members []*upload, l layout, last b
 		u.disk.residue.arena.warm(u.left() + residueMargin)
 		return nil
 	})
+	if len(g.freezer.fds) > 0 {
+		g.freezer.grace.hurry()
+	}
 	c := cut{at: time.Now()}
 	c.err = g.cutter.cut(members)
 	c.frozen = time.Since(c.at)
+	g.freezer.grace.rest()
 	read := c.err == nil
 	if read {
 		c.fuzzy, c.err = g.judge(members, l)

@@ -43,7 +43,7 @@ func victim(how, path, budget string) error {
 	if err != nil {
 		return err
 	}
-	f := freezer{guard: g, limit: limit + freezeGrace}
+	f := freezer{guard: g, limit: limit + freezeGrace, grace: openGrace(graceFile)}
 	if err := f.prepare([]Mount{{Path: path, FSType: "ext4", shown: numberOf(st.Dev)}}); err != nil {
 		return err
 	}
@@ -59,6 +59,7 @@ func victim(how, path, budget string) error {
 			}
 		}()
 	}
+	f.grace.hurry()
 	if err := f.freeze(); err != nil {
 		return err
 	}
@@ -214,7 +215,13 @@ func die(t *testing.T, d death, m Mount, place func(int) error) time.Duration {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+		if !graceRests() {
+			t.Error("the kernel still hurries, and the agent is gone")
+		}
+	})
 	written := probe(t, m.Path)
 	if err := d.finish(cmd); err != nil {
 		t.Fatal(err)
@@ -233,6 +240,18 @@ func die(t *testing.T, d death, m Mount, place func(int) error) time.Duration {
 		t.Errorf("the guard's limit was %v", limit)
 	}
 	return after
+}
+
+// graceRests tells whether the kernel stops to hurry.
+func graceRests() bool {
+	for range 1000 {
+		b, err := os.ReadFile(graceFile)
+		if err != nil || string(b) == "0\n" {
+			return true
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return false
 }
 
 // memoryGroup is a memory cgroup of the test's own, of either version.

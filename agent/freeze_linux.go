@@ -42,6 +42,7 @@ func numberOf(dev uint64) string { return fmt.Sprintf("%d:%d", unix.Major(dev), 
 type freezer struct {
 	guard *Guard
 	limit time.Duration // when the guard thaws
+	grace *grace        // nil: the kernel takes its time
 
 	// Open only around a freeze, so that they can be unmounted between points.
 	fds     []int // of what is frozen, in this order; the same indexes as paths and threads

@@ -37,7 +37,8 @@ func RunGuard(conn *os.File) error {
 	debug.SetGCPercent(-1) // see disarm
 	runtime.LockOSThread()
 	hurry()
-	s := &guardState{sock: int(conn.Fd())}
+	s := &guardState{sock: int(conn.Fd()), grace: openGrace(graceFile)}
+	s.grace.adopt()
 	s.rehearse()
 	return s.serve()
 }
@@ -66,6 +67,7 @@ func hurry() {
 //	  └───────────disarm──────────────┴─────────────────┘      the end of the socket while running or late: thaw, and end
 type guardState struct {
 	sock    int
+	grace   *grace // as it was when nothing was frozen yet
 	thawers []*thawer
 	used    int // thawers[:used] hold a file
 	results chan thawResult
@@ -301,6 +303,9 @@ func (s *guardState) orphaned(err error) error {
 			s.wait()
 		}
 		s.say("the agent is gone")
+	}
+	if s.used > 0 { // armed: the agent may have set it
+		s.grace.rest()
 	}
 	return err
 }
