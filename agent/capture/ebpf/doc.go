@@ -31,6 +31,10 @@
 // audit.go). It also fails when a pass-through request went by, whose effect nobody can see, when a request was too large to
 // mark, and when the device is not the one it was. What failed is compared with the target while its protection goes on.
 //
+// That is no theory. On a Linux 6.18 (loop disk, ext4, fio with an fsync after every fourth write) 64 of 574,176 sectors written
+// were in no completion event: all copies, and a program without any filter on the operation, lacked the same, the kernel
+// counted no recursion miss, and the sectors read agreed. Without fsyncs none lacked. Debian's 6.1 and 6.12 have not shown it.
+//
 // # What is not tracked
 //
 // Disks that pass requests on rather than completing them (device mapper, md, zram): what they stand on is. Writes that do
