@@ -273,6 +273,12 @@ func (s *site) status(disk string) (agent.DiskStatus, bool) {
 // nextPoint waits for a point of disk that was begun after this call, and returns it.
 func (s *site) nextPoint(disk string) receiver.PointReport {
 	s.t.Helper()
+	return s.nextPointThat(disk, func(receiver.PointReport) bool { return true })
+}
+
+// nextPointThat is the same for a point of some kind.
+func (s *site) nextPointThat(disk string, is func(receiver.PointReport) bool) receiver.PointReport {
+	s.t.Helper()
 	began := time.Now()
 	var newest receiver.PointReport
 	eventually(s.t, "a new point of "+disk, func() bool {
@@ -281,7 +287,7 @@ func (s *site) nextPoint(disk string) receiver.PointReport {
 			return false
 		}
 		newest = points[len(points)-1]
-		return newest.Time.After(began)
+		return newest.Time.After(began) && is(newest)
 	})
 	return newest
 }
@@ -303,7 +309,8 @@ func (s *site) sameAs(disk string) {
 // copyIs holds the same of a disk that is asked for by its id.
 func (s *site) copyIs(disk, device string) {
 	s.t.Helper()
-	s.nextPoint(disk)
+	// Points are fuzzy while a comparison runs, and latest does not mean those.
+	s.nextPointThat(disk, func(p receiver.PointReport) bool { return p.Class.Consistent() })
 	path := s.restore(disk)
 	defer os.Remove(path)
 	if out, err := exec.Command("cmp", path, device).CombinedOutput(); err != nil {
