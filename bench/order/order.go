@@ -94,8 +94,12 @@ func (o *order) frozen(ctx context.Context, s *stage) error {
 	var sum tally
 	for _, p := range points {
 		v, err := s.judgePoint(ctx, o.bed, &o.rig, p)
+		if errors.Is(err, errDamaged) && !p.proven {
+			sum.unproven, sum.violating = sum.unproven+1, sum.violating+1
+			continue
+		}
 		if err != nil {
-			return fmt.Errorf("point of %v: %w", p.at.Format(time.StampMicro), err)
+			return fmt.Errorf("point of %v, #%v: %w\nagent:\n%s", p.at.Format(time.StampMicro), p.seqs, err, o.rig.Agent.Log())
 		}
 		if sum.add(p, v); len(v.violations) > 0 && p.proven {
 			return fmt.Errorf("the crash point of %v, #%v, is no state that a crash could have left: %v\nagent:\n%s",
@@ -141,16 +145,16 @@ func (o *order) unfrozen(ctx context.Context, s *stage) error {
 			seen = p.at
 			v, err := s.judgePoint(ctx, o.bed, &o.rig, p)
 			switch {
-			case errors.Is(err, errUnmountable):
-				sum.unmounted++
+			case errors.Is(err, errDamaged): // found out too, though not by judge, which is to be tried here
+				sum.damaged++
 				continue
 			case err != nil:
 				return fmt.Errorf("point of %v: %w", p.at.Format(time.StampMicro), err)
 			}
 			// An unproven point may lack what tracking has missed, instant or not: it says nothing about the freeze.
 			if sum.add(p, v); p.proven && v.has(ruleInstant) {
-				say("%-12s found out after %d points and %.1f s (%d more could not be mounted): %v", s.name, sum.points,
-					time.Since(began).Seconds(), sum.unmounted, v.violations[len(v.violations)-1])
+				say("%-12s found out after %d points and %.1f s (%d more were damaged file systems): %v", s.name, sum.points,
+					time.Since(began).Seconds(), sum.damaged, v.violations[len(v.violations)-1])
 				return s.stop()
 			}
 		}
@@ -158,6 +162,10 @@ func (o *order) unfrozen(ctx context.Context, s *stage) error {
 			return err
 		}
 		sleep(ctx, 100*time.Millisecond)
+	}
+	if sum.damaged > 0 {
+		say("%-12s %d of %d points were damaged file systems, which no crash leaves", s.name, sum.damaged, sum.damaged+sum.points+sum.unproven)
+		return s.stop()
 	}
 	return fmt.Errorf("nothing was frozen, and none of %d points was found out within %v: the checker can't tell", sum.points, o.limit)
 }

@@ -45,7 +45,7 @@ type tally struct {
 	underWay  int // of epochs that were not acknowledged at the point's time
 	unproven  int // points whose audit fell short: the agent says itself that they may lack a write
 	violating int // of these, in which judge found something
-	unmounted int // points whose file system could not be mounted
+	damaged   int // points whose file system can't be mounted, or read
 }
 
 // prepare makes the disks and starts the writers.
@@ -261,8 +261,8 @@ func (s *stage) points(ctx context.Context, r *rig.Rig, class string) ([]groupPo
 	return all, nil
 }
 
-// errUnmountable: a restored file system that the kernel refuses to mount.
-var errUnmountable = errors.New("the restored file system can't be mounted")
+// errDamaged: a restored file system that the kernel refuses to mount, or to read a lane of.
+var errDamaged = errors.New("the restored file system is damaged")
 
 // judgePoint restores a point of all disks and judges it.
 func (s *stage) judgePoint(ctx context.Context, bed *testbed.Bed, r *rig.Rig, p groupPoint) (v verdict, err error) {
@@ -283,7 +283,7 @@ func (s *stage) judgePoint(ctx context.Context, bed *testbed.Bed, r *rig.Rig, p 
 		defer func() { err = errors.Join(err, loop.Detach()) }()
 		m, err := bed.MountCopy(loop.Device, fmt.Sprintf("restored-%d", i), d.kind)
 		if err != nil {
-			return v, fmt.Errorf("%w: %w", errUnmountable, err)
+			return v, fmt.Errorf("%w: %w", errDamaged, err)
 		}
 		defer func() { err = errors.Join(err, m.Unmount()) }()
 		roots[i] = m.Dir
@@ -291,7 +291,11 @@ func (s *stage) judgePoint(ctx context.Context, bed *testbed.Bed, r *rig.Rig, p 
 	copies := make([]held, len(s.lanes))
 	for i := range s.lanes {
 		l := &s.lanes[i]
-		if copies[i], err = l.readHeld(i, roots[l.Disk]); err != nil {
+		copies[i], err = l.readHeld(i, roots[l.Disk])
+		switch {
+		case err != nil && s.disks[l.Disk].kind != "raw":
+			return v, fmt.Errorf("%w: read lane %d: %w", errDamaged, i, err)
+		case err != nil:
 			return v, fmt.Errorf("read lane %d: %w", i, err)
 		}
 	}
