@@ -31,6 +31,8 @@ type Agent struct {
 	log   *slog.Logger
 	hooks *hooks
 
+	memory *memory // of all disks
+
 	mu      sync.Mutex
 	disks   []*disk
 	uploads map[*disk]*upload // that are members of the group
@@ -65,7 +67,7 @@ func New(cfg Config, parts Parts) (*Agent, error) {
 	}
 	return &Agent{
 		cfg: cfg, parts: parts, log: parts.Log, uploads: map[*disk]*upload{},
-		hooks: newHooks(cfg.Applications, cfg.StateDir, parts.Log),
+		hooks: newHooks(cfg.Applications, cfg.StateDir, parts.Log), memory: newMemory(cfg),
 	}, nil
 }
 
@@ -75,7 +77,7 @@ func New(cfg Config, parts Parts) (*Agent, error) {
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.closeDisks()
 	for _, path := range a.cfg.Disks {
-		d, err := openDisk(path, a.cfg, a.parts.Open)
+		d, err := openDisk(path, a.cfg, a.memory, a.parts.Open)
 		if err != nil {
 			return err
 		}
@@ -89,6 +91,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.hooks.recover(ctx); err != nil {
 		return err
 	}
+	limitHeap()
 	if err := lockMemory(); err != nil {
 		a.log.Warn("not locked in memory: a freeze may take longer on a host that is short of it, and the guard ends it then", "err", err)
 	}

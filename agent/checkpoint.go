@@ -225,7 +225,7 @@ func (u *upload) settle(read bool) error {
 	r, p := u.disk.residue, u.disk.pump
 	defer r.reset()
 	if read {
-		return u.cause(r.send(p.work[0], u.open))
+		return u.cause(p.work.borrow(u.ctx, func(w *readWorker) error { return r.send(w, u.open) }))
 	}
 	r.drop(p)
 	return nil
@@ -297,7 +297,7 @@ func (u *upload) showPoint(seal block.Seal, c cut) {
 	}
 	point := &PointStatus{
 		Seq: seal.Seq, Time: seal.Time, Class: seal.Class, Proven: seal.Proven(),
-		Changed: seal.Covered, Sent: seal.Payload, Frozen: c.frozen, Acked: time.Now(),
+		Changed: seal.Covered, Sent: seal.Payload, Frozen: c.frozen, Residue: u.disk.residue.used, Acked: time.Now(),
 	}
 	u.disk.show(func(s *DiskStatus) {
 		s.LastPoint, s.Error, s.State = point, "", StateProtected

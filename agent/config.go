@@ -20,7 +20,7 @@ type Config struct {
 
 	Freeze       *bool         `toml:"freeze"`        // freeze mounted file systems for a point; default true. false makes all points fuzzy
 	FreezeBudget time.Duration `toml:"freeze_budget"` // what a freeze is made to stay under; the guard ends it 100 ms later; default 50ms
-	Residue      block.Size    `toml:"residue"`       // most bytes, over all disks, that a freeze may read into memory; default 256 MiB
+	Memory       block.Size    `toml:"memory"`        // the agent's memory; what 184 MiB leave of it a freeze may fill; default 256 MiB
 	Unfreezable  Unfreezable   `toml:"unfreezable"`   // refuse or fuzzy: points of a disk whose writes no freeze stops; default refuse
 
 	ScanRate    block.Size    `toml:"scan_rate"`    // bytes of a disk read in a second when it is compared after a gap in tracking; default unlimited
@@ -63,10 +63,7 @@ func (c Config) freezes() bool { return c.Freeze == nil || *c.Freeze }
 // freezeLimit is when the guard ends a freeze.
 func (c Config) freezeLimit() time.Duration { return c.FreezeBudget + freezeGrace }
 
-// Limits of the agent's memory, which it keeps whatever the disks' size and churn.
 const (
-	// bitmapBudget is the memory of one kind of bitmap over all disks. There are three kinds (marks, pending, sent).
-	bitmapBudget = 16 * block.MiB
 	// partBytes of payload end a part of a long delta: the target makes it durable, and a break costs no more than this.
 	partBytes = 512 * block.MiB
 	// partTime ends a part on a slow line.
@@ -98,8 +95,8 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Compress == "" {
 		c.Compress = codec.LevelS2
 	}
-	if c.Residue == 0 {
-		c.Residue = 256 * block.MiB
+	if c.Memory == 0 {
+		c.Memory = 256 * block.MiB
 	}
 	if c.Unfreezable == "" {
 		c.Unfreezable = UnfreezableRefuse
@@ -124,8 +121,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("interval %v is too short: 100ms at least", c.Interval)
 	case c.FreezeBudget < time.Millisecond || c.FreezeBudget > 10*time.Second:
 		return c, fmt.Errorf("freeze_budget %v is outside of 1ms to 10s", c.FreezeBudget)
-	case c.Residue < block.MiB || c.Residue > block.GiB:
-		return c, fmt.Errorf("residue %v is outside of 1 MiB to 1 GiB", c.Residue)
+	case c.Memory < leastMemory || c.Memory > mostMemory:
+		return c, fmt.Errorf("memory %v is outside of %v to %v", c.Memory, leastMemory, mostMemory)
 	case c.ScanRate < 0 || c.VerifyRate < 0:
 		return c, fmt.Errorf("scan_rate %v, verify_rate %v: none may be negative", c.ScanRate, c.VerifyRate)
 	}

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"runtime"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -59,8 +58,7 @@ func (c *cutter) stop() {
 // cut freezes, swaps, reads, swaps and thaws. The members' busy flags are set when it returns nil.
 func (c *cutter) cut(members []*upload) error {
 	c.members = members
-	defer debug.SetGCPercent(debug.SetGCPercent(-1))
-	return c.frozen()
+	return withoutCollector(c.frozen)
 }
 
 // frozen is the frozen section.

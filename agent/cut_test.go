@@ -77,7 +77,7 @@ func newMember(t *testing.T, dev string) member {
 	}
 	marks := newMarkedByHand(state.size)
 	d := &disk{path: dev, opened: state, tracker: marks}
-	if err := d.openDevice(Config{Disks: []string{dev}, Residue: 16 * block.MiB, Compress: codec.LevelNone}); err != nil {
+	if err := d.openDevice(newMemory(Config{Disks: []string{dev}, Memory: otherMemory + 16*block.MiB, Compress: codec.LevelNone})); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.dev.Close(); d.residue.arena.close() })

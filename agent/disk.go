@@ -40,8 +40,9 @@ type disk struct {
 	dev         *block.File
 	tracker     capture.Tracker
 	set         *capture.Set
-	mem         []byte // the note's memory
+	noteMem     []byte // where the note is kept
 	pump        *pump
+	scans       *lender[[]byte] // shared with other disks
 	residue     *residue
 	finds       finds
 	state       *diskState
@@ -94,11 +95,12 @@ type PointStatus struct {
 	Changed block.Size    `json:"changed_bytes"`
 	Sent    block.Size    `json:"sent_bytes"`
 	Frozen  time.Duration `json:"frozen_ns"`
+	Residue block.Size    `json:"frozen_bytes"` // of disk, read meanwhile
 	Acked   time.Time     `json:"acked"`
 }
 
 // openDisk attaches the tracker first: from then on no write goes unmarked, whatever is read later.
-func openDisk(path string, cfg Config, open OpenTracker) (*disk, error) {
+func openDisk(path string, cfg Config, mem *memory, open OpenTracker) (*disk, error) {
 	identity, err := deviceIdentity(path)
 	if err != nil {
 		return nil, err
@@ -117,14 +119,14 @@ func openDisk(path string, cfg Config, open OpenTracker) (*disk, error) {
 	if d.tracker, err = open(path, id, cfg.BlockSize, bitmapBudget/block.Size(len(cfg.Disks))); err != nil {
 		return nil, fmt.Errorf("track %s: %w", path, err)
 	}
-	if err := d.openDevice(cfg); err != nil {
+	if err := d.openDevice(mem); err != nil {
 		d.tracker.Close()
 		return nil, err
 	}
 	return d, nil
 }
 
-func (d *disk) openDevice(cfg Config) error {
+func (d *disk) openDevice(mem *memory) error {
 	var err error
 	if d.dev, err = block.OpenFile(d.path, block.Mode{Direct: true}); err != nil {
 		return err
@@ -135,16 +137,13 @@ func (d *disk) openDevice(cfg Config) error {
 	}
 	d.set = capture.NewSet(d.tracker)
 	keep := d.tracker.Keep()
-	d.mem = keep.Note
+	d.noteMem = keep.Note
 	if keep.Resumed {
-		d.note = readNote(d.mem)
+		d.note = readNote(d.noteMem)
 	}
 	d.markGrown(d.dev.Geometry().Size)
-	if d.pump, err = newPump(d.dev, d.set, cfg.Compress); err != nil {
-		d.dev.Close()
-		return err
-	}
-	if d.residue, err = newResidue(cfg.Residue / block.Size(len(cfg.Disks))); err != nil {
+	d.pump, d.scans = newPump(d.dev, d.set, mem.workers), mem.scans
+	if d.residue, err = newResidue(mem.freeze); err != nil {
 		d.dev.Close()
 		return err
 	}
@@ -194,7 +193,7 @@ func (d *disk) update(change func(*note)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	change(&d.note)
-	d.note.write(d.mem)
+	d.note.write(d.noteMem)
 }
 
 // current is the note as it stands.

@@ -216,7 +216,7 @@ func (a *Agent) fitDisk(i int) (*disk, error) {
 		return d, fmt.Errorf("%s became %v smaller (it was %v): the copy is kept as it is; grow it back, or remove the disk and protect it anew",
 			d.path, was.size-now.size, was.size)
 	}
-	again, err := openDisk(d.path, a.cfg, a.parts.Open)
+	again, err := openDisk(d.path, a.cfg, a.memory, a.parts.Open)
 	if err != nil {
 		return d, err
 	}

@@ -23,7 +23,7 @@ const (
 	runBytes = 16 * block.MiB
 	// readBytes is one read of the disk.
 	readBytes = block.MiB
-	// readers work side by side. Each holds readBytes and an encoder's scratch of one frame.
+	// readers work side by side for a pass, while other disks' passes leave them something to work with (passWorkers).
 	readers = 3
 	// zeroUnit is the smallest run of zeroes that is cut out of data.
 	zeroUnit = 4 * block.KiB
@@ -34,26 +34,18 @@ type pump struct {
 	dev  block.Device
 	set  *capture.Set
 	size block.Size
-	work []*readWorker
+	work *lender[readWorker] // shared with other disks
 	rate readRate
 }
 
+// readWorker is what a reader works with.
 type readWorker struct {
-	buf  []byte
-	enc  *codec.Encoder
-	rate *readRate
+	buf []byte
+	enc *codec.Encoder
 }
 
-func newPump(dev block.Device, set *capture.Set, level codec.Level) (*pump, error) {
-	p := &pump{dev: dev, set: set, size: dev.Geometry().Size}
-	for range readers {
-		enc, err := codec.NewEncoder(level)
-		if err != nil {
-			return nil, fmt.Errorf("make encoder: %w", err)
-		}
-		p.work = append(p.work, &readWorker{buf: block.AlignedBuffer(readBytes), enc: enc, rate: &p.rate})
-	}
-	return p, nil
+func newPump(dev block.Device, set *capture.Set, work *lender[readWorker]) *pump {
+	return &pump{dev: dev, set: set, size: dev.Geometry().Size, work: work}
 }
 
 // pass sends what the set holds and the open delta lacks, until stop says that the delta is large enough.
@@ -62,10 +54,11 @@ func (p *pump) pass(ctx context.Context, d *delta, stop func() bool) error {
 	defer cancel(nil)
 	runs := make(chan block.Range)
 	var wg sync.WaitGroup
-	for _, w := range p.work {
+	for range readers {
 		wg.Go(func() {
 			for r := range runs {
-				if err := w.send(p.dev, d, r); err != nil {
+				err := p.work.borrow(ctx, func(w *readWorker) error { return p.send(w, d, r) })
+				if err != nil {
 					cancel(err)
 					return
 				}
@@ -92,7 +85,7 @@ func (p *pump) dispatch(ctx context.Context, runs chan<- block.Range, stop func(
 }
 
 // send reads r and puts its frames. Zeroes grow over the reads of r, so that an empty disk costs next to nothing.
-func (w *readWorker) send(dev block.Device, d *delta, r block.Range) error {
+func (p *pump) send(w *readWorker, d *delta, r block.Range) error {
 	var zero block.Range
 	flush := func() error {
 		if zero.Empty() {
@@ -105,11 +98,11 @@ func (w *readWorker) send(dev block.Device, d *delta, r block.Range) error {
 	for !r.Empty() {
 		n := min(r.Len, readBytes)
 		buf := w.buf[:n]
-		took, err := timed(func() error { return readFull(dev, buf, r.Off) })
+		took, err := timed(func() error { return readFull(p.dev, buf, r.Off) })
 		if err != nil {
 			return err
 		}
-		w.rate.add(n, took)
+		p.rate.add(n, took)
 		err = split(r.Off, buf, func(part block.Range, data []byte) error {
 			if data == nil && part.Off == zero.End() && !zero.Empty() {
 				zero.Len += part.Len

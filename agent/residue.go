@@ -8,7 +8,7 @@ import (
 )
 
 // errResidue: more blocks changed than the memory set aside for a freeze holds.
-var errResidue = errors.New("more changed during the last pass than fits the memory for a freeze: raise residue")
+var errResidue = errors.New("more changed during the last pass than fits the memory for a freeze: raise memory")
 
 // residue is what a freeze reads of one disk: memory made before, filled while frozen, sent after the thaw.
 type residue struct {

@@ -96,7 +96,7 @@ func (d *disk) merge() {
 	} else if whole { // compared, but not while every write was seen
 		d.note.Synced, d.note.Missed, d.note.Scanned = true, true, 0
 	}
-	d.note.write(d.mem)
+	d.note.write(d.noteMem)
 	d.mu.Unlock()
 	if whole {
 		f.active, f.over = false, true

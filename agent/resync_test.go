@@ -39,7 +39,7 @@ func comparedDisk(t *testing.T, size block.Size) (*disk, *upload) {
 	t.Helper()
 	n := block.BlockSize(4096).Count(size)
 	tracker := &noWrites{n: n, keep: capture.Keep{Pending: make([]uint64, block.WordsFor(n)), Note: make([]byte, capture.NoteSize)}}
-	d := &disk{tracker: tracker, set: capture.NewSet(tracker), mem: tracker.keep.Note, pump: &pump{size: size}}
+	d := &disk{tracker: tracker, set: capture.NewSet(tracker), noteMem: tracker.keep.Note, pump: &pump{size: size}}
 	d.update(func(n *note) { n.Acked, n.Sealed, n.Size = tip{Seq: 7}, tip{Seq: 7}, size })
 	return d, &upload{disk: d, clock: &sealClock{}, log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 }
@@ -91,7 +91,7 @@ func TestAPointIsConsistentFromTheDeltaThatBeganWhole(t *testing.T) {
 	if s := u.sealNow(); s.Class != block.ClassCrash || !s.Proven() || s.Labels["scan"] != "" {
 		t.Errorf("the first whole delta: %+v", s)
 	}
-	if readNote(d.mem) != d.current() {
+	if readNote(d.noteMem) != d.current() {
 		t.Error("the note in memory is another one")
 	}
 }

@@ -29,7 +29,7 @@ const (
 	scanWindow = 32 * block.MiB
 	// scanGroup is what one digest of the first level stands for.
 	scanGroup = 4 * block.MiB
-	// scanReaders is how many windows are compared at once; each takes scanGroup of memory.
+	// scanReaders is how many windows of a disk are compared at once.
 	scanReaders = 3
 
 	groupChunks = uint32(scanGroup / codec.ChunkSize)
@@ -39,7 +39,6 @@ const (
 type scanner struct {
 	disk   *disk
 	stream *link.Stream
-	buf    []byte
 	chunks []block.Digest
 }
 
@@ -49,7 +48,7 @@ func newScanner(ctx context.Context, d *disk, s *link.Session) (*scanner, func()
 		return nil, nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { stream.SetDeadline(time.Now()) })
-	return &scanner{disk: d, stream: stream, buf: block.AlignedBuffer(scanGroup)}, func() { stop(); stream.Close() }, nil
+	return &scanner{disk: d, stream: stream}, func() { stop(); stream.Close() }, nil
 }
 
 // request asks for the digests of r in chunks of the given size, group of them for each digest.
@@ -109,21 +108,33 @@ func (s *scanner) window(ctx context.Context, r block.Range, pace *pacer, visit 
 func (s *scanner) hash(ctx context.Context, r block.Range, pace *pacer) error {
 	s.chunks = s.chunks[:0]
 	for !r.Empty() {
-		buf := s.buf[:min(r.Len, scanGroup)]
-		if err := pace.wait(ctx, block.Size(len(buf))); err != nil {
+		part := block.Range{Off: r.Off, Len: min(r.Len, scanGroup)}
+		if err := pace.wait(ctx, part.Len); err != nil {
 			return err
 		}
-		if err := readFull(s.disk.dev, buf, r.Off); err != nil {
+		err := s.read(ctx, part, codec.ChunkSize, func(d block.Digest) { s.chunks = append(s.chunks, d) })
+		if err != nil {
 			return err
 		}
-		r = block.Range{Off: r.Off + block.Offset(len(buf)), Len: r.Len - block.Size(len(buf))}
-		for len(buf) > 0 {
-			n := min(len(buf), int(codec.ChunkSize))
-			s.chunks = append(s.chunks, codec.ChunkDigest(buf[:n]))
-			buf = buf[n:]
-		}
+		r = block.Range{Off: part.End(), Len: r.Len - part.Len}
 	}
 	return nil
+}
+
+// read reads r, of scanGroup at most, and takes the digests of its chunks.
+func (s *scanner) read(ctx context.Context, r block.Range, chunk block.Size, visit func(block.Digest)) error {
+	return s.disk.scans.borrow(ctx, func(buf *[]byte) error {
+		b := (*buf)[:r.Len]
+		if err := readFull(s.disk.dev, b, r.Off); err != nil {
+			return err
+		}
+		for len(b) > 0 {
+			n := min(len(b), int(chunk))
+			visit(codec.ChunkDigest(b[:n]))
+			b = b[n:]
+		}
+		return nil
+	})
 }
 
 // group asks for the chunks of r, whose digests here are ours, and adds those that differ to list.
@@ -145,9 +156,9 @@ func (s *scanner) group(r block.Range, ours []block.Digest, list []block.Range) 
 	return list, nil
 }
 
-// differing asks for r, which fits the buffer, in chunks of the given size, reads the disk after the reply, and visits the
+// differing asks for r, of scanGroup at most, in chunks of the given size, reads the disk after the reply, and visits the
 // chunks that differ. It returns the delta as of which the target answered.
-func (s *scanner) differing(r block.Range, chunk block.Size, visit func(block.Range)) (block.Seq, error) {
+func (s *scanner) differing(ctx context.Context, r block.Range, chunk block.Size, visit func(block.Range)) (block.Seq, error) {
 	if err := s.request(r, chunk, 1); err != nil {
 		return 0, err
 	}
@@ -155,17 +166,14 @@ func (s *scanner) differing(r block.Range, chunk block.Size, visit func(block.Ra
 	if err != nil {
 		return 0, err
 	}
-	if err := readFull(s.disk.dev, s.buf[:r.Len], r.Off); err != nil {
-		return 0, err
-	}
-	for i, want := range reply.Digests {
-		start := block.Size(i) * chunk
-		end := min(start+chunk, r.Len)
-		if codec.ChunkDigest(s.buf[start:end]) != want {
-			visit(block.Range{Off: r.Off + block.Offset(start), Len: end - start})
+	i := 0
+	err = s.read(ctx, r, chunk, func(d block.Digest) {
+		if start := block.Size(i) * chunk; d != reply.Digests[i] {
+			visit(block.Range{Off: r.Off + block.Offset(start), Len: min(chunk, r.Len-start)})
 		}
-	}
-	return reply.Seq, nil
+		i++
+	})
+	return reply.Seq, err
 }
 
 // comparison is one run over a part of a disk.

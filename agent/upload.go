@@ -336,7 +336,7 @@ func (u *upload) distrust(reason string) {
 	first := !d.note.Missed
 	d.missed++
 	d.note.Missed, d.note.Scanned = true, 0
-	d.note.write(d.mem)
+	d.note.write(d.noteMem)
 	d.mu.Unlock()
 	if first {
 		u.log.Warn("tracking may have missed a write: points are marked unproven until the disk has been compared",

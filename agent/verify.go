@@ -74,7 +74,7 @@ func (i *inspection) inspect(ctx context.Context, fine *scanner, r block.Range) 
 		var changed block.Size
 		var settled bool
 		var err error
-		bad, changed, settled, err = i.upload.look(fine, whole)
+		bad, changed, settled, err = i.upload.look(ctx, fine, whole)
 		if err != nil {
 			return err
 		}
@@ -104,12 +104,12 @@ func (i *inspection) inspect(ctx context.Context, fine *scanner, r block.Range) 
 }
 
 // look compares the blocks of r once. settled is false when a delta was acknowledged in between: then it says nothing.
-func (u *upload) look(fine *scanner, r block.Range) (bad []block.Range, changed block.Size, settled bool, err error) {
+func (u *upload) look(ctx context.Context, fine *scanner, r block.Range) (bad []block.Range, changed block.Size, settled bool, err error) {
 	d := u.disk
 	bs := d.set.BlockSize()
 	before := d.current().Acked
 	var differ []block.Range
-	seq, err := fine.differing(r, block.Size(bs), func(b block.Range) { differ = append(differ, b) })
+	seq, err := fine.differing(ctx, r, block.Size(bs), func(b block.Range) { differ = append(differ, b) })
 	if err != nil {
 		return nil, 0, false, err
 	}

@@ -255,14 +255,17 @@ func (s *site) points(disk string) []receiver.PointReport {
 	return points
 }
 
-// status is what the agent says of a disk, if it answers.
-func (s *site) status(disk string) (agent.DiskStatus, bool) {
+// report is what the agent says of itself, if it answers.
+func (s *site) report() (agent.Status, bool) {
 	stdout, _, code := run(s.t, "understudy", "status", "--json", "--agent", s.path("agent.sock"))
 	var report struct{ Agent agent.Status }
-	if code != 0 || json.Unmarshal([]byte(stdout), &report) != nil {
-		return agent.DiskStatus{}, false
-	}
-	for _, d := range report.Agent.Disks {
+	return report.Agent, code == 0 && json.Unmarshal([]byte(stdout), &report) == nil
+}
+
+// status is what the agent says of a disk, if it answers.
+func (s *site) status(disk string) (agent.DiskStatus, bool) {
+	report, _ := s.report()
+	for _, d := range report.Disks {
 		if d.Device == disk {
 			return d, true
 		}

@@ -68,7 +68,7 @@ func runCommand() *cobra.Command {
 	f.Uint32Var(&blockSize, "block-size", 0, "granularity of tracking in bytes (default 4096, coarser for huge disks)")
 	f.BoolVar(c.Freeze, "freeze", true, "freeze mounted file systems for a point; without it all points are fuzzy")
 	f.DurationVar(&c.FreezeBudget, "freeze-budget", 50*time.Millisecond, "what a freeze is made to stay under; the guard ends it 100ms later")
-	f.Int64Var((*int64)(&c.Residue), "residue", int64(256*block.MiB), "most bytes, over all disks, that a freeze may read into memory")
+	f.Int64Var((*int64)(&c.Memory), "memory", int64(256*block.MiB), "bytes of memory for the agent; what 184 MiB leave of it a freeze may fill")
 	f.Var(&c.Unfreezable, "unfreezable", "points of a disk whose writes no freeze stops (raw database, swap)")
 	f.Int64Var((*int64)(&c.ScanRate), "scan-rate", 0, "bytes of a disk read in a second when it is compared after a gap in tracking (default unlimited)")
 	f.DurationVar(&c.VerifyEvery, "verify-every", 7*24*time.Hour, "in what time a disk is compared with its copy once, a little at a time; negative: never")
