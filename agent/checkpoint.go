@@ -39,7 +39,7 @@ var errBusy = errors.New("writes went on while the disk should have been quiet")
 // cut is the outcome of steps 2 to 5.
 type cut struct {
 	at     time.Time
-	frozen time.Duration
+	frozen cutTimes
 	fuzzy  map[*upload]string // members whose point is no instant, and why
 	err    error              // why the members' deltas are no recovery point
 
@@ -131,13 +131,15 @@ func (g *group) cutOnce(ctx context.Context, members []*upload, l layout, last b
 		u.disk.residue.arena.warm(u.left() + residueMargin)
 		return nil
 	})
+	release := g.agent.memory.scans.hold() // comparisons keep neither disk nor processors busy meanwhile
 	if len(g.freezer.fds) > 0 {
 		g.freezer.grace.hurry()
 	}
 	c := cut{at: time.Now()}
 	c.err = g.cutter.cut(members)
-	c.frozen = time.Since(c.at)
+	c.frozen = g.cutter.times
 	g.freezer.grace.rest()
+	release()
 	read := c.err == nil
 	if read {
 		c.fuzzy, c.err = g.judge(members, l)
@@ -297,12 +299,12 @@ func (u *upload) showPoint(seal block.Seal, c cut) {
 	}
 	point := &PointStatus{
 		Seq: seal.Seq, Time: seal.Time, Class: seal.Class, Proven: seal.Proven(),
-		Changed: seal.Covered, Sent: seal.Payload, Frozen: c.frozen, Residue: u.disk.residue.used, Acked: time.Now(),
+		Changed: seal.Covered, Sent: seal.Payload, Frozen: c.frozen.all(), Residue: u.disk.residue.used, Acked: time.Now(),
 	}
 	u.disk.show(func(s *DiskStatus) {
 		s.LastPoint, s.Error, s.State = point, "", StateProtected
 		s.Changed += seal.Covered
 	})
 	u.log.Debug("recovery point", "disk", u.disk.path, "point", strconv.FormatUint(uint64(seal.Seq), 10),
-		"class", seal.Class.String(), "changed", seal.Covered, "sent", seal.Payload, "frozen", c.frozen)
+		"class", seal.Class.String(), "changed", seal.Covered, "sent", seal.Payload, "residue", u.disk.residue.used, "freezing", c.frozen.freeze, "reading", c.frozen.read, "frozen", c.frozen.all())
 }

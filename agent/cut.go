@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"runtime"
 	"sync"
 	"time"
 
@@ -16,7 +15,8 @@ import (
 //     garbage stops the world (TestTheFrozenSectionAllocatesNothing counts);
 //   - logs nothing and takes no lock that is held while something is logged;
 //   - starts no goroutine and no thread: the readers wait on threads of their own from the start of the session;
-//   - touches no page that is not in memory: lockMemory, and arena.warm.
+//   - touches no page that is not in memory: lockMemory, and arena.warm;
+//   - waits for no processor that others use: urgent.
 //
 // What other goroutines of the agent do meanwhile (answer an operator, log a lost link) may hang until the thaw, and hangs
 // alone.
@@ -27,6 +27,7 @@ type cutter struct {
 	members []*upload
 	before  []uint64 // marks taken, per member
 	busy    []bool   // per member: a write completed between its swap and the last read
+	times   cutTimes // of the last cut
 
 	wake    []chan struct{} // one a reader
 	reading sync.WaitGroup
@@ -58,20 +59,31 @@ func (c *cutter) stop() {
 // cut freezes, swaps, reads, swaps and thaws. The members' busy flags are set when it returns nil.
 func (c *cutter) cut(members []*upload) error {
 	c.members = members
+	defer urgent()()
 	return withoutCollector(c.frozen)
 }
 
 // frozen is the frozen section.
 func (c *cutter) frozen() error {
-	if err := c.freezer.freeze(); err != nil {
+	start := time.Now()
+	err := c.freezer.freeze()
+	c.times = cutTimes{freeze: time.Since(start)}
+	if err != nil {
 		return err
 	}
-	err := c.readAll()
+	err = c.readAll()
+	c.times.read = time.Since(start) - c.times.freeze
 	if e := c.freezer.thaw(); e != nil && err == nil {
 		err = e
 	}
+	c.times.thaw = time.Since(start) - c.times.freeze - c.times.read
 	return err
 }
+
+// cutTimes are the parts of a cut: until all is frozen, while it is read, until all is thawed.
+type cutTimes struct{ freeze, read, thaw time.Duration }
+
+func (t cutTimes) all() time.Duration { return t.freeze + t.read + t.thaw }
 
 // readAll reads what every member lacks, and finds out whether a write completed on any of them from the first swap to the
 // last read.
@@ -107,7 +119,7 @@ func (c *cutter) readAll() error {
 
 // readWhenWoken reads runs of all members, each reader from another member on.
 func (c *cutter) readWhenWoken(w int, wake <-chan struct{}) {
-	runtime.LockOSThread() // a thread that is there already
+	urgent() // on a thread that is there already
 	for range wake {
 		for i := range c.members {
 			d := c.members[(i+w)%len(c.members)].disk

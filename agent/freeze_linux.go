@@ -3,7 +3,6 @@ package agent
 import (
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -62,8 +61,7 @@ type freezeThread struct {
 }
 
 func (t *freezeThread) run(ready chan<- struct{}, busy *sync.WaitGroup) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	urgent() // to the goroutine's end
 	ready <- struct{}{}
 	for fd := range t.todo {
 		t.err = unix.IoctlSetInt(fd, fiFreeze, 0)

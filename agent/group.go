@@ -18,7 +18,8 @@ type group struct {
 	session *link.Session
 	freezer *freezer
 	cutter  *cutter
-	stretch int // of the interval, while points don't come (pace.go); run's
+	stretch int  // of the interval, while points don't come (pace.go); run's
+	late    bool // the last freeze was; run's
 
 	joined chan struct{} // has a token when a disk has joined, or a comparison waits for the next delta
 

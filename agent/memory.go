@@ -91,6 +91,19 @@ func (l *lender[T]) borrow(ctx context.Context, f func(*T) error) error {
 	return f(t)
 }
 
+// hold waits until none is lent, and lends none until release.
+func (l *lender[T]) hold() (release func()) {
+	held := make([]*T, cap(l.free))
+	for i := range held {
+		held[i] = <-l.free
+	}
+	return func() {
+		for _, t := range held {
+			l.free <- t
+		}
+	}
+}
+
 // limitHeap has the garbage collector work harder rather than let the heap grow.
 func limitHeap() { debug.SetMemoryLimit(int64(heapLimit)) }
 

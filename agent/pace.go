@@ -100,13 +100,19 @@ const (
 )
 
 // backOff makes the interval longer after a point that did not come for a reason that trying does not cure, each try of which
-// costs the applications a freeze or the link its bandwidth. The first point that comes makes it what was set.
+// costs the applications a freeze or the link its bandwidth. The first point that comes makes it what was set. A freeze that was
+// late may have met a moment's write-back: it is tried once more at once.
 func (g *group) backOff(members []*upload, err error) {
-	if errors.Is(err, errOutpaced) || errors.Is(err, errLate) {
+	late := errors.Is(err, errLate)
+	switch {
+	case late && !g.late:
+		g.hurry()
+	case late || errors.Is(err, errOutpaced):
 		g.stretch = min(2*g.stretch, mostStretch)
-	} else {
+	default:
 		g.stretch = 1
 	}
+	g.late = late
 	for _, u := range members {
 		u.pace.interval = g.interval()
 	}

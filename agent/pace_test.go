@@ -41,6 +41,36 @@ func TestBackOffIsBounded(t *testing.T) {
 	}
 }
 
+// TestALateFreezeIsTriedAgain: at once, and only once in a row.
+func TestALateFreezeIsTriedAgain(t *testing.T) {
+	g := &group{cfg: Config{Interval: time.Second}, stretch: 1, joined: make(chan struct{}, 1)}
+	late := fmt.Errorf("disk: %w", errLate)
+	for i, c := range []struct {
+		err      error
+		again    bool
+		interval time.Duration
+	}{
+		{late, true, time.Second},
+		{late, false, 2 * time.Second},
+		{late, false, 4 * time.Second},
+		{nil, false, time.Second},
+		{late, true, time.Second},
+		{errOutpaced, false, 2 * time.Second},
+		{late, true, 2 * time.Second},
+	} {
+		g.backOff(nil, c.err)
+		again := false
+		select {
+		case <-g.joined:
+			again = true
+		default:
+		}
+		if again != c.again || g.interval() != c.interval {
+			t.Errorf("%d: after %v: tried at once %v, else after %v", i, c.err, again, g.interval())
+		}
+	}
+}
+
 // TestAdviceNamesWhatIsShort: the link, or the time that a freeze may take.
 func TestAdviceNamesWhatIsShort(t *testing.T) {
 	p := pace{backlog: 400 * block.MiB}

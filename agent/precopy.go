@@ -13,12 +13,15 @@ const (
 	// maxPasses bounds pre-copy before one cut. A disk that is dirtied faster than the line drains gets no smaller residue by
 	// trying more often.
 	maxPasses = 12
+	// aim is what part of the freeze budget reading is to take: freezing and thawing need their part, and what a pass has told
+	// of the disk is an average.
+	aim = 4
 	// firstResidue is what a freeze is taken to read in its budget before the disk's rate is known.
 	firstResidue = 4 * block.MiB
 )
 
-// precopy sends what is dirty until what is left would be read within half the freeze budget (freezing and thawing take their
-// part of the rest), or until more passes would not help.
+// precopy sends what is dirty until what is left would be read within a part of the freeze budget, or until more passes would not
+// help.
 func (u *upload) precopy(ctx context.Context) error {
 	d := u.disk
 	before := block.Size(-1)
@@ -40,7 +43,7 @@ func (u *upload) precopy(ctx context.Context) error {
 
 // fits tells whether a freeze may be left to read so much.
 func (u *upload) fits(left block.Size) bool {
-	return left <= u.disk.residue.room() && u.disk.pump.rate.time(left) <= u.budget/2
+	return left <= u.disk.residue.room() && u.disk.pump.rate.time(left) <= u.budget/aim
 }
 
 // left is how many bytes of disk the open delta lacks.

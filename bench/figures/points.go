@@ -45,6 +45,8 @@ type turnRow struct {
 	Bare      quantiles `json:"bare_write_latency_seconds"`
 	Protected quantiles `json:"protected_write_latency_seconds"`
 	Freezes   []float64 `json:"freeze_seconds"`
+	Freezing  []float64 `json:"freezing_seconds"` // of these: until the kernel had the file system frozen
+	Reading   []float64 `json:"reading_seconds"`  // of these: what was left to read
 	Ages      quantiles `json:"point_age_seconds"`
 	Points    int       `json:"points"`
 	Unproven  int       `json:"unproven_points"` // of these: the audit saw tracking fall short, and the disk was compared
@@ -72,6 +74,8 @@ type pointsTable struct {
 	Turn     float64   `json:"turn_seconds"`
 	Turns    []turnRow `json:"turns"`
 	Freeze   quantiles `json:"freeze_seconds"`
+	Freezing quantiles `json:"freezing_seconds"`
+	Reading  quantiles `json:"reading_seconds"`
 	Age      quantiles `json:"point_age_seconds"`
 	Ratio    spread    `json:"p99_latency_ratio"`
 	Scan     scanRow   `json:"scan"`
@@ -199,12 +203,12 @@ func (f *figures) protected(ctx context.Context, src *rig.Source, r *rig.Rig, ro
 
 // ackedPoint is what the agent's log says of a point.
 type ackedPoint struct {
-	at     time.Time // of the point
-	acked  time.Time
-	frozen time.Duration
+	at    time.Time // of the point
+	acked time.Time
+	times [3]time.Duration // of the freeze: until it held, of reading, whole
 }
 
-var pointLine = regexp.MustCompile(`(?m)^time=(\S+) level=DEBUG msg="recovery point" .*point=(\d+) .*frozen=(\S+)$`)
+var pointLine = regexp.MustCompile(`(?m)^time=(\S+) level=DEBUG msg="recovery point" .*point=(\d+) .*freezing=(\S+) reading=(\S+) frozen=(\S+)$`)
 
 // take reads the points between two times off the agent's log and the receiver's list.
 func (row *turnRow) take(points []rig.Point, logFile string, began, ended time.Time) error {
@@ -216,11 +220,17 @@ func (row *turnRow) take(points []rig.Point, logFile string, began, ended time.T
 	for _, m := range pointLine.FindAllStringSubmatch(string(text), -1) {
 		when, err1 := time.Parse(time.RFC3339, m[1])
 		seq, err2 := strconv.ParseUint(m[2], 10, 64)
-		frozen, err3 := time.ParseDuration(m[3])
-		if err := errors.Join(err1, err2, err3); err != nil {
+		p := ackedPoint{acked: when}
+		err := errors.Join(err1, err2)
+		for i := range p.times {
+			var e error
+			p.times[i], e = time.ParseDuration(m[3+i])
+			err = errors.Join(err, e)
+		}
+		if err != nil {
 			return fmt.Errorf("read the agent's log: %w", err)
 		}
-		log[seq] = ackedPoint{acked: when, frozen: frozen}
+		log[seq] = p
 	}
 	var acked []ackedPoint
 	for _, p := range points {
@@ -235,7 +245,8 @@ func (row *turnRow) take(points []rig.Point, logFile string, began, ended time.T
 			if !p.Proven {
 				row.Unproven++
 			}
-			row.Freezes = append(row.Freezes, a.frozen.Seconds())
+			row.Freezing, row.Reading = append(row.Freezing, a.times[0].Seconds()), append(row.Reading, a.times[1].Seconds())
+			row.Freezes = append(row.Freezes, a.times[2].Seconds())
 			row.Sent += p.Payload
 			row.Changed += p.Covered
 		}
@@ -271,11 +282,13 @@ func quantilesOf(samples []float64) quantiles {
 }
 
 func (t *pointsTable) sum() {
-	var freezes, ages, bare, protected []float64
+	var freezes, freezing, reading, ages, bare, protected []float64
 	for _, row := range t.Turns {
+		freezing, reading = append(freezing, row.Freezing...), append(reading, row.Reading...)
 		freezes, ages = append(freezes, row.Freezes...), append(ages, row.ages...)
 		bare, protected = append(bare, row.Bare.P99), append(protected, row.Protected.P99)
 	}
+	t.Freezing, t.Reading = quantilesOf(freezing), quantilesOf(reading)
 	t.Freeze, t.Age, t.Ratio = quantilesOf(freezes), quantilesOf(ages), spreadOf(ratios(protected, bare))
 }
 

@@ -65,7 +65,7 @@ func TestTake(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "agent.log")
 	line := func(second, point, frozen string) string {
 		return "time=2026-01-01T00:00:" + second + `Z level=DEBUG msg="recovery point" disk=/dev/loop0 point=` + point +
-			` class=crash changed="1 MiB" sent="1 MiB" frozen=` + frozen + "\n"
+			` class=crash changed="1 MiB" sent="1 MiB" residue="1 MiB" freezing=1ms reading=0.5ms frozen=` + frozen + "\n"
 	}
 	text := line("01.5", "3", "99ms") + line("10.5", "2", "1ms") + "other\n" + line("20.5", "3", "30ms") + line("25.5", "4", "1.5ms") + line("40.5", "5", "2ms")
 	if err := os.WriteFile(log, []byte(text), 0o600); err != nil {
@@ -83,7 +83,8 @@ func TestTake(t *testing.T) {
 	if err := row.take(points, log, at(15), at(30)); err != nil {
 		t.Fatal(err)
 	}
-	if row.Points != 2 || row.Unproven != 1 || row.Sent != 6 || row.Changed != 60 || !slices.Equal(row.Freezes, []float64{0.03, 0.0015}) {
+	if row.Points != 2 || row.Unproven != 1 || row.Sent != 6 || row.Changed != 60 || !slices.Equal(row.Freezes, []float64{0.03, 0.0015}) ||
+		!slices.Equal(row.Freezing, []float64{0.001, 0.001}) || !slices.Equal(row.Reading, []float64{0.0005, 0.0005}) {
 		t.Errorf("took %+v", row)
 	}
 	if row.Ages.Most < 10.4 || row.Ages.Most > 10.6 { // of point 2, until point 3 is acknowledged

@@ -19,6 +19,8 @@ func (t *pointsTable) print(w io.Writer) {
 		t.Interval, pointsRate/1e6, len(t.Turns), t.Turn)
 	fmt.Fprintf(w, "  frozen for        p50 %7.1f ms  p99 %7.1f ms  (%d points)   goal p99 %.0f ms: %s\n", t.Freeze.Median*1e3, t.Freeze.P99*1e3, points,
 		freezeGoal.Seconds()*1e3, within(t.Freeze.P99, freezeGoal.Seconds()))
+	fmt.Fprintf(w, "    of that         p50 %7.1f ms  p99 %7.1f ms  until the kernel held the writes; p50 %.1f ms, p99 %.1f ms reading what was left\n",
+		t.Freezing.Median*1e3, t.Freezing.P99*1e3, t.Reading.Median*1e3, t.Reading.P99*1e3)
 	fmt.Fprintf(w, "  newest point's age p50 %6.2f s   p99 %7.2f s                 goal p99 %.0f s: %s\n", t.Age.Median, t.Age.P99, ageGoal.Seconds(),
 		within(t.Age.P99, ageGoal.Seconds()))
 	fmt.Fprintf(w, "  write latency     p99 %.2f ms bare, %.2f ms protected (paired ratio %.2f, %.2f to %.2f); p99.9 %.2f and %.2f ms\n",
