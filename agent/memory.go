@@ -25,7 +25,7 @@ const (
 	// scanBuffers is how many readers of comparisons read and hash at once, over all disks; each holds scanGroup.
 	scanBuffers = 3
 
-	leastMemory = otherMemory + 16*block.MiB
+	leastMemory = otherMemory + 4*block.MiB
 	mostMemory  = otherMemory + block.GiB
 )
 

@@ -14,6 +14,7 @@ needs=(
 	e2fsck:e2fsprogs
 	mkfs.xfs:xfsprogs
 	xfs_repair:xfsprogs
+	mkfs.btrfs:btrfs-progs
 	sqlite3:sqlite3           # the demo's database
 	fio:fio                   # make bench
 	ps:procps

@@ -101,7 +101,7 @@ func TestNoFreeze(t *testing.T) {
 	t.Cleanup(func() { must(t, "umount", mount) })
 	s.startReceiver()
 	start(t, "understudy-agent", append(s.agentArgs(dev), "--freeze=false")...)
-	stop := churn(mount)
+	stop := churn(mount, 0)
 	t.Cleanup(stop)
 	s.nextPoint(dev)
 	s.nextPoint(dev)
@@ -179,7 +179,7 @@ func TestDoesNotConverge(t *testing.T) {
 	s.startReceiver()
 	var rate atomic.Int64
 	rate.Store(4 << 20)
-	a := start(t, "understudy-agent", append(s.agentArgs(dev), "--receiver", throttle(t, s.addr, &rate), "--compress", "none", "--residue", "4194304")...)
+	a := start(t, "understudy-agent", append(s.agentArgs(dev), "--receiver", throttle(t, s.addr, &rate), "--compress", "none", "--memory", strconv.Itoa(188*mib))...)
 	good := s.nextPoint(dev)
 	stop := busy(t, dev, 24*block.MiB, 256*block.KiB, 10*time.Millisecond)
 	eventually(t, "the agent says that it does not converge", func() bool {
@@ -225,10 +225,8 @@ func boundedMemory(t *testing.T, a *process) {
 	if raceFlags != nil {
 		return
 	}
-	peak, err := strconv.Atoi(must(t, "sh", "-c", "grep VmHWM /proc/$1/status | tr -dc 0-9", "peak", strconv.Itoa(a.cmd.Process.Pid)))
-	t.Logf("peak memory of the agent: %d MiB", peak>>10)
-	if err != nil || peak > 200<<10 {
-		t.Errorf("the agent held %d KiB, %v", peak, err)
+	if peak := peakMemory(t, a); peak > agentLimit {
+		t.Errorf("the agent held %d MiB", peak/mib)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 const mib = 1 << 20
@@ -108,17 +109,21 @@ func TestSeveralDisks(t *testing.T) {
 	}
 }
 
-// TestMountedFileSystem freezes a mounted, busy ext4 and xfs: each restored point passes its fsck.
+// TestMountedFileSystem freezes a mounted, busy ext4, xfs and btrfs: each restored point passes its fsck.
 func TestMountedFileSystem(t *testing.T) {
 	t.Parallel()
 	for _, fs := range []struct {
 		name  string
 		mkfs  []string
 		check string // of the image $1, with the folder $2 to mount on
+		rest  time.Duration
 	}{
-		{"ext4", []string{"mkfs.ext4", "-q"}, `e2fsck -fn "$1"`},
+		{"ext4", []string{"mkfs.ext4", "-q"}, `e2fsck -fn "$1"`, 0},
 		// xfs leaves a record in its log when it is frozen, on purpose: a mount takes it in.
-		{"xfs", []string{"mkfs.xfs", "-q", "-f"}, `mount -o loop,nouuid "$1" "$2" && umount "$2" && xfs_repair -n -f "$1"`},
+		{"xfs", []string{"mkfs.xfs", "-q", "-f"}, `mount -o loop,nouuid "$1" "$2" && umount "$2" && xfs_repair -n -f "$1"`, 0},
+		// A second btrfs of the same id must not be mounted beside the first. It never writes where it wrote last, so that an
+		// unbounded load soon dirties all of a small disk.
+		{"btrfs", []string{"mkfs.btrfs", "-q", "-f"}, `btrfs check --readonly --check-data-csum "$1"`, 20 * time.Millisecond},
 	} {
 		t.Run(fs.name, func(t *testing.T) {
 			s := newSite(t, "tcp")
@@ -136,7 +141,7 @@ func TestMountedFileSystem(t *testing.T) {
 			if err := os.Mkdir(scratch, 0o700); err != nil {
 				t.Fatal(err)
 			}
-			stop := churn(mount)
+			stop := churn(mount, fs.rest)
 			t.Cleanup(stop)
 			s.nextPoint(dev)
 			for range 4 {
@@ -155,8 +160,8 @@ func TestMountedFileSystem(t *testing.T) {
 	}
 }
 
-// churn creates, syncs, renames and deletes files in dir until stop is called.
-func churn(dir string) (stop func()) {
+// churn creates, syncs, renames and deletes files in dir until stop is called. It rests after each.
+func churn(dir string, rest time.Duration) (stop func()) {
 	quit, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -180,6 +185,7 @@ func churn(dir string) (stop func()) {
 			if i%5 == 0 {
 				os.Remove(filepath.Join(dir, "file-"+string(rune('a'+(i*7)%26))))
 			}
+			time.Sleep(rest)
 		}
 	}()
 	return sync.OnceFunc(func() { close(quit); <-done })
