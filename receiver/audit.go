@@ -22,6 +22,7 @@ type AuditReport struct {
 // audit reads every byte that is stored of a disk. Damage of the journal that it finds stops the copy from being continued, as
 // damage that is found at the start does.
 func (r *Receiver) audit(ctx context.Context, rep *replica, progress func(done, total block.Size) error) (*AuditReport, error) {
+	defer rep.poke() // what it kept from retention may go
 	var told time.Time
 	a, err := rep.journal.Audit(ctx, func(done, total block.Size) error {
 		if time.Since(told) < tellEvery && done < total {

@@ -28,6 +28,7 @@ func (r *Receiver) restore(ctx context.Context, stream *link.Stream, req *wire.R
 	if err != nil {
 		return storageError(err)
 	}
+	defer rep.poke() // what the view kept from retention may go
 	defer view.Close()
 	size := view.Geometry().Size
 	r.log.Info("restore", "disk", rep.name(), "point", point.Seq.String(), "to", "peer")
