@@ -22,7 +22,7 @@ import (
 // upgrade of the agent the comparison goes on from there, and after a reboot, or where the target holds anything else than
 // what the note says, it begins anew.
 
-// maxFound is how much of a disk may wait for a delta: 4096 chunks.
+// maxFound is how much of a disk may wait for a delta: 65,536 blocks of 4 KiB, a list of 1 MiB.
 const maxFound = 256 * block.MiB
 
 // finds is what a resync under way has found and no delta has taken over yet.
@@ -118,7 +118,7 @@ func (u *upload) resync(s *link.Session) error {
 	})
 	defer d.show(func(st *DiskStatus) { st.Scan = nil })
 	c := comparison{
-		disk: d, session: s, readers: scanReaders, pace: &pacer{rate: u.cfg.ScanRate},
+		disk: d, session: s, readers: scanReaders, pace: &pacer{rate: u.cfg.ScanRate}, narrow: true,
 		part:    block.Range{Off: block.Offset(from), Len: d.pump.size - from},
 		visit:   func(_ *scanner, r block.Range) error { return d.finds.add(u.ctx, r, u.hurry) },
 		reached: func(to block.Offset) { d.finds.advance(to); d.showScan() },

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,7 +18,8 @@ import (
 //
 //  1. the disk's part is cut into windows                                                     (in order of the disk)
 //  2. a reader asks for a window's digests in groups, reads and hashes the window meanwhile   (windows in parallel, both ends)
-//  3. where a group differs it asks for the group's chunks, and what differs is visited       (as they come)
+//  3. where a group differs it asks for the group's chunks                                    (as they come)
+//  4. what differs is visited: by chunk, or narrowed to the blocks that differ                (a batch of chunks at a time)
 //
 // Each reader has a stream of its own, so the target hashes in parallel too; neither side hashes anything twice.
 //
@@ -31,6 +33,8 @@ const (
 	scanGroup = 4 * block.MiB
 	// scanReaders is how many windows of a disk are compared at once.
 	scanReaders = 3
+	// narrowBatch is how many chunks are asked about at once to be narrowed: a slow line's delay does not count for each.
+	narrowBatch = 64
 
 	groupChunks = uint32(scanGroup / codec.ChunkSize)
 )
@@ -53,10 +57,14 @@ func newScanner(ctx context.Context, d *disk, s *link.Session) (*scanner, func()
 
 // request asks for the digests of r in chunks of the given size, group of them for each digest.
 func (s *scanner) request(r block.Range, chunk block.Size, group uint32) error {
-	if err := s.stream.Send(&wire.ScanRequest{Disk: s.disk.id, Range: r, Chunk: chunk, Group: group}); err != nil {
+	if err := s.send(r, chunk, group); err != nil {
 		return err
 	}
 	return s.stream.Flush()
+}
+
+func (s *scanner) send(r block.Range, chunk block.Size, group uint32) error {
+	return s.stream.Send(&wire.ScanRequest{Disk: s.disk.id, Range: r, Chunk: chunk, Group: group})
 }
 
 // reply receives the digests of r.
@@ -72,17 +80,17 @@ func (s *scanner) reply(r block.Range, chunk block.Size, group uint32) (*wire.Sc
 	return reply, nil
 }
 
-// window compares r, which is at most scanWindow, and visits the chunks that differ.
-func (s *scanner) window(ctx context.Context, r block.Range, pace *pacer, visit func(*scanner, block.Range) error) error {
+// window compares r, which is at most scanWindow, and returns the chunks that differ.
+func (s *scanner) window(ctx context.Context, r block.Range, pace *pacer) ([]block.Range, error) {
 	if err := s.request(r, codec.ChunkSize, groupChunks); err != nil {
-		return err
+		return nil, err
 	}
 	if err := s.hash(ctx, r, pace); err != nil {
-		return err
+		return nil, err
 	}
 	reply, err := s.reply(r, codec.ChunkSize, groupChunks)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var differ []block.Range
 	for i, want := range reply.Digests {
@@ -93,15 +101,42 @@ func (s *scanner) window(ctx context.Context, r block.Range, pace *pacer, visit 
 		off := r.Off + block.Offset(i)*block.Offset(scanGroup)
 		group := block.Range{Off: off, Len: min(scanGroup, block.Size(r.End()-off))}
 		if differ, err = s.group(group, ours, differ); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	for _, chunk := range differ { // only now: visit may ask on the same stream
-		if err := visit(s, chunk); err != nil {
-			return err
+	return differ, nil
+}
+
+// narrow cuts chunks down to the blocks of the dirty set that differ.
+func (s *scanner) narrow(ctx context.Context, chunks []block.Range) ([]block.Range, error) {
+	bs := block.Size(s.disk.set.BlockSize())
+	if bs >= codec.ChunkSize {
+		return chunks, nil
+	}
+	var differ []block.Range
+	visit := func(b block.Range) {
+		if last := len(differ) - 1; last >= 0 && differ[last].End() == b.Off {
+			differ[last].Len += b.Len
+			return
+		}
+		differ = append(differ, b)
+	}
+	for batch := range slices.Chunk(chunks, narrowBatch) {
+		for _, r := range batch {
+			if err := s.send(r, bs, 1); err != nil {
+				return nil, err
+			}
+		}
+		if err := s.stream.Flush(); err != nil {
+			return nil, err
+		}
+		for _, r := range batch {
+			if _, err := s.unequal(ctx, r, bs, visit); err != nil {
+				return nil, err
+			}
 		}
 	}
-	return nil
+	return differ, nil
 }
 
 // hash reads r and takes the digests of its chunks.
@@ -162,6 +197,11 @@ func (s *scanner) differing(ctx context.Context, r block.Range, chunk block.Size
 	if err := s.request(r, chunk, 1); err != nil {
 		return 0, err
 	}
+	return s.unequal(ctx, r, chunk, visit)
+}
+
+// unequal does the same for a request that has been sent.
+func (s *scanner) unequal(ctx context.Context, r block.Range, chunk block.Size, visit func(block.Range)) (block.Seq, error) {
 	reply, err := s.reply(r, chunk, 1)
 	if err != nil {
 		return 0, err
@@ -183,7 +223,8 @@ type comparison struct {
 	part    block.Range
 	readers int
 	pace    *pacer
-	// visit is called for the chunks that differ, by several readers at once. It may use the scanner's stream.
+	narrow  bool // what differs to the blocks that do
+	// visit is called for what differs, by several readers at once. It may use the scanner's stream.
 	visit func(*scanner, block.Range) error
 	// reached is called with the end of what has been compared and visited without a gap; never by two at once.
 	reached func(block.Offset)
@@ -231,8 +272,17 @@ func (c *comparison) read(ctx context.Context, windows <-chan block.Range, mark 
 	}
 	defer end()
 	for r := range windows {
-		if err := s.window(ctx, r, c.pace, c.visit); err != nil {
+		differ, err := s.window(ctx, r, c.pace)
+		if err == nil && c.narrow {
+			differ, err = s.narrow(ctx, differ)
+		}
+		if err != nil {
 			return err
+		}
+		for _, part := range differ {
+			if err := c.visit(s, part); err != nil {
+				return err
+			}
 		}
 		mark.finish(r, c.reached)
 	}

@@ -53,7 +53,7 @@ func TestMemory(t *testing.T) {
 		s.nextPoint(devs[0]) // the next one comes in an interval
 		var writes sync.WaitGroup
 		for i, dev := range devs {
-			writes.Go(func() { scatter(t, dev, rand.NewChaCha8([32]byte{round, byte(i)}), 16*mib) })
+			writes.Go(func() { scatter(t, dev, rand.NewChaCha8([32]byte{round, byte(i)}), 16*mib, 8192) })
 		}
 		writes.Wait()
 		s.nextPoint(devs[0])
@@ -82,8 +82,8 @@ func (s *site) lastResidue() (sum block.Size) {
 	return sum
 }
 
-// scatter writes n random bytes to dev in pieces of 4 KiB, no two of which touch.
-func scatter(t *testing.T, dev string, random *rand.ChaCha8, n int64) {
+// scatter writes n random bytes to dev in pieces of 4 KiB that begin so far apart.
+func scatter(t *testing.T, dev string, random *rand.ChaCha8, n, apart int64) {
 	t.Helper()
 	f, err := os.OpenFile(dev, os.O_WRONLY|syscall.O_DIRECT, 0)
 	if err != nil {
@@ -93,7 +93,7 @@ func scatter(t *testing.T, dev string, random *rand.ChaCha8, n int64) {
 	buf := block.AlignedBuffer(4096)
 	for i := range n / 4096 {
 		random.Read(buf)
-		if _, err := f.WriteAt(buf, i*8192); err != nil {
+		if _, err := f.WriteAt(buf, i*apart); err != nil {
 			t.Fatal(err)
 		}
 	}

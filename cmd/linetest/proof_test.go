@@ -2,6 +2,7 @@ package linetest
 
 import (
 	"encoding/json"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -90,6 +91,29 @@ func TestResyncWhileProtected(t *testing.T) {
 		t.Errorf("%v sent, 3 MiB differed", d.Sent)
 	}
 	s.firstIsWhole(dev, last.Seq)
+}
+
+// TestResyncSendsBlocks: of scattered changes that tracking has not seen, the blocks travel, not their neighbours.
+func TestResyncSendsBlocks(t *testing.T) {
+	s := newSite(t, "quic")
+	dev := s.loopDisk("disk", 128*mib)
+	write(t, dev, 0, 128*mib)
+	s.startReceiver()
+	a := s.startAgent(dev)
+	s.sameAs(dev)
+	s.gap(a)
+	const changes = 100
+	scatter(t, dev, rand.NewChaCha8([32]byte{}), changes*4096, mib+4096) // each in a chunk of its own
+	a = s.startAgent(dev)
+	eventually(t, "the comparison ends", func() bool { d, ok := s.status(dev); return ok && d.State == "protected" && d.Scan == nil })
+	s.sameAs(dev)
+	d, _ := s.status(dev)
+	if least := block.Size(changes * 4096); d.Sent < least || d.Sent > 2*least {
+		t.Errorf("%v sent, %v differed", d.Sent, least)
+	}
+	if !strings.Contains(a.logged(), "compared the disk with the target") {
+		t.Error("it was not compared")
+	}
 }
 
 // firstIsWhole holds that the first point after the gap that is called consistent is the disk as it is now: nothing was written
