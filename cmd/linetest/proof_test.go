@@ -95,14 +95,14 @@ func TestResyncWhileProtected(t *testing.T) {
 
 // TestResyncSendsBlocks: of scattered changes that tracking has not seen, the blocks travel, not their neighbours.
 func TestResyncSendsBlocks(t *testing.T) {
-	s := newSite(t, "quic")
-	dev := s.loopDisk("disk", 128*mib)
-	write(t, dev, 0, 128*mib)
+	s := newSite(t, "tcp")
+	dev := s.loopDisk("disk", 64*mib)
+	write(t, dev, 0, 64*mib)
 	s.startReceiver()
 	a := s.startAgent(dev)
 	s.sameAs(dev)
 	s.gap(a)
-	const changes = 100
+	const changes = 60
 	scatter(t, dev, rand.NewChaCha8([32]byte{}), changes*4096, mib+4096) // each in a chunk of its own
 	a = s.startAgent(dev)
 	eventually(t, "the comparison ends", func() bool { d, ok := s.status(dev); return ok && d.State == "protected" && d.Scan == nil })
