@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/understudy-dr/understudy/internal/block"
 )
@@ -29,6 +30,7 @@ type View struct {
 	cache decoded
 	raw   sync.Pool // *[]byte of maxFrameSize
 
+	opened time.Time
 	closed atomic.Bool
 }
 
@@ -62,7 +64,7 @@ func (j *Journal) register(seq block.Seq) (*View, error) {
 	if j.volume == nil && j.pos.Seq > 0 {
 		return nil, fmt.Errorf("the journal was opened without its volume, and deltas up to %v are in that", j.pos.Seq)
 	}
-	v := &View{j: j, seq: seq, size: j.pos.Size, base: j.pos.Size}
+	v := &View{j: j, seq: seq, size: j.pos.Size, base: j.pos.Size, opened: time.Now()}
 	v.raw.New = func() any { b := make([]byte, maxFrameSize); return &b }
 	at := j.pos.Seq
 	for _, d := range j.deltas {
@@ -270,7 +272,11 @@ func (v *View) readFrame(dst []byte, r block.Range, e *extent) error {
 	return nil
 }
 
-// fetch reads the frame of e into buf.
+// freshFor is for how many seconds after a read of a frame the page cache is taken to hold it still.
+const freshFor = 10
+
+// fetch reads the frame of e into buf: by a system call, which may wait for the disk, or through the file's map if the last read
+// of it is not older than freshFor.
 func (v *View) fetch(buf []byte, e *extent) (block.FrameHeader, []byte, error) {
 	d := v.deltas[e.src]
 	f, err := v.j.files.acquire(d)
@@ -278,7 +284,17 @@ func (v *View) fetch(buf []byte, e *extent) (block.FrameHeader, []byte, error) {
 		return block.FrameHeader{}, nil, err
 	}
 	defer v.j.files.release(f)
-	return d.fetch(f, buf, e)
+	from := f.File
+	now := uint32(time.Since(v.opened)/time.Second) + 1 // 0 is never
+	seen := atomic.LoadUint32(&e.seen)
+	if seen != 0 && now-seen <= freshFor {
+		from = f.mapped()
+	}
+	h, payload, err := d.fetch(from, buf, e)
+	if err == nil && seen != now {
+		atomic.StoreUint32(&e.seen, now)
+	}
+	return h, payload, err
 }
 
 // Extents implements block.Extenter: zero frames, what the disk grew by, and the volume's own holes are holes.
