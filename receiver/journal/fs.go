@@ -34,11 +34,11 @@ type writebacker interface {
 	StartWriteback(off, n int64)
 }
 
-// mapper is a File that can show its first n bytes in memory, to be read for less than a system call costs. The File that Map
-// returns is the same open file; closing it closes both, and the one it came from must not be closed then. A read through it
-// still copies, so what is checked is the copy and can't change any more, and still gives errors where the disk fails or the
-// file has become shorter. But a read of what the page cache does not hold stops a processor of the Go runtime until the disk
-// has answered: only what was read a moment ago is read so. It is a hint: a file that can't be mapped is read by ReadAt.
+// mapper is a File whose first n bytes can be mapped, to be read for less than a system call costs. What Map returns is the
+// same open file; closing it closes both. A read through it still copies, so that what is checked is a copy that can't change
+// any more, and still fails with an error where the disk fails or the file has become shorter; but if the page cache does not
+// hold what is read, it stops a processor of the Go runtime until the disk has answered. It is a hint: where a file can't be
+// mapped, ReadAt is there.
 type mapper interface {
 	Map(n int64) (File, error)
 }

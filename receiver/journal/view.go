@@ -31,6 +31,7 @@ type View struct {
 	raw   sync.Pool // *[]byte of maxFrameSize
 
 	opened time.Time
+	detour atomic.Int32 // reads that are not to go through a map, see fetch
 	closed atomic.Bool
 }
 
@@ -272,11 +273,20 @@ func (v *View) readFrame(dst []byte, r block.Range, e *extent) error {
 	return nil
 }
 
-// freshFor is for how many seconds after a read of a frame the page cache is taken to hold it still.
-const freshFor = 10
+// A frame is read by a system call, which may wait for the disk, or through the file's map, which costs less than half but
+// must not wait: a processor of the Go runtime would stand still meanwhile. So the map is for what is in the page cache.
+const (
+	// freshFor is for how many seconds after a read of a frame the page cache is taken to hold it still.
+	freshFor = 10
+	// maxMappedPayload is the largest for which the system call counts for much beside the copy, in bytes.
+	maxMappedPayload = 16 << 10
+	// slowRead is longer than a frame of that size takes in memory: the page cache is losing what is fresh.
+	slowRead = 30 * time.Microsecond
+	// detour is how many reads go by system calls after a slow one through a map.
+	detour = 256
+)
 
-// fetch reads the frame of e into buf: by a system call, which may wait for the disk, or through the file's map if the last read
-// of it is not older than freshFor.
+// fetch reads the frame of e into buf.
 func (v *View) fetch(buf []byte, e *extent) (block.FrameHeader, []byte, error) {
 	d := v.deltas[e.src]
 	f, err := v.j.files.acquire(d)
@@ -284,13 +294,21 @@ func (v *View) fetch(buf []byte, e *extent) (block.FrameHeader, []byte, error) {
 		return block.FrameHeader{}, nil, err
 	}
 	defer v.j.files.release(f)
+	began := time.Since(v.opened)
+	now, seen := uint32(began/time.Second)+1, atomic.LoadUint32(&e.seen) // 0 is never
+	fresh := seen != 0 && now-seen <= freshFor && e.payload <= maxMappedPayload
+	if fresh && v.detour.Load() > 0 {
+		v.detour.Add(-1)
+		fresh = false
+	}
 	from := f.File
-	now := uint32(time.Since(v.opened)/time.Second) + 1 // 0 is never
-	seen := atomic.LoadUint32(&e.seen)
-	if seen != 0 && now-seen <= freshFor {
+	if fresh {
 		from = f.mapped()
 	}
 	h, payload, err := d.fetch(from, buf, e)
+	if fresh && time.Since(v.opened)-began > slowRead {
+		v.detour.Store(detour)
+	}
 	if err == nil && seen != now {
 		atomic.StoreUint32(&e.seen, now)
 	}
