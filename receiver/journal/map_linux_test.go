@@ -187,7 +187,7 @@ func TestASlowMapIsPassedBy(t *testing.T) {
 		b.expectRead(0, 0)
 		b.fs.delay = 31 * time.Microsecond
 		b.expectRead(0, 0)
-		for range 256 {
+		for range 64 {
 			b.expectRead(0, 1)
 		}
 		b.expectRead(0, 0)

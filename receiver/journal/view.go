@@ -283,7 +283,7 @@ const (
 	// slowRead is longer than a frame of that size takes in memory: the page cache is losing what is fresh.
 	slowRead = 30 * time.Microsecond
 	// detour is how many reads go by system calls after a slow one through a map.
-	detour = 256
+	detour = 64
 )
 
 // fetch reads the frame of e into buf.
