@@ -14,8 +14,8 @@ import (
 )
 
 // View is a disk as of one delta, read-only: the volume, and over it the frames of the deltas that are not folded. It is a
-// block.Device and a block.Extenter, safe for concurrent use. Every read of a frame checks its header's and payload's sums; a
-// damaged one fails the read with a *block.CorruptionError.
+// block.Device and a block.Extenter, safe for concurrent use. Every read of a frame checks its header's and payload's sums, in a
+// copy; a damaged one fails the read with a *block.CorruptionError.
 //
 // As long as it is open, the journal folds no further than its delta, and keeps the files that it reads.
 type View struct {
@@ -273,7 +273,7 @@ func (v *View) readFrame(dst []byte, r block.Range, e *extent) error {
 	return nil
 }
 
-// A frame is read by a system call, which may wait for the disk, or through the file's map, which costs less than half but
+// A frame is read by a system call, which may wait for the disk, or through the file's map, which costs about half but
 // must not wait: a processor of the Go runtime would stand still meanwhile. So the map is for what is in the page cache.
 const (
 	// freshFor is for how many seconds after a read of a frame the page cache is taken to hold it still.
