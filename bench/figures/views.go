@@ -77,6 +77,7 @@ func (f *figures) views(ctx context.Context) (*viewTable, error) {
 type copyBed struct {
 	dir   string
 	j     *journal.Journal
+	v     *journal.View // of the newest point, once reopen has opened it
 	vol   *volume.File
 	codec *codec.Codec
 	enc   *codec.Encoder
@@ -98,13 +99,38 @@ func (f *figures) newCopy(name string) (*copyBed, error) {
 	}
 	if err == nil {
 		m := journal.Meta{Disk: b.id, Name: "sda", Host: "bench", Size: 1, BlockSize: 4096, Created: time.Now()}
-		b.j, err = journal.Create(b.dir, m, journal.Options{Codec: b.codec, Volume: b.vol})
+		b.j, err = journal.Create(b.dir, m, b.options())
 	}
 	return b, err
 }
 
+func (b *copyBed) options() journal.Options { return journal.Options{Codec: b.codec, Volume: b.vol} }
+
+// reopen opens the journal and the view anew: what was mapped of their files is not any more, and can leave the page cache.
+// Opening the view opens the files.
+func (b *copyBed) reopen() error {
+	err := b.closeJournal()
+	if err != nil {
+		return err
+	}
+	j, err := journal.Open(b.dir, b.options())
+	if err != nil {
+		return err
+	}
+	b.j = j
+	b.v, err = j.View(j.Tip().Seq)
+	return err
+}
+
+func (b *copyBed) closeJournal() error {
+	if b.v == nil {
+		return b.j.Close()
+	}
+	return errors.Join(b.v.Close(), b.j.Close())
+}
+
 func (b *copyBed) close() error {
-	return errors.Join(b.j.Close(), b.vol.Close(), os.RemoveAll(b.dir))
+	return errors.Join(b.closeJournal(), b.vol.Close(), os.RemoveAll(b.dir))
 }
 
 // add makes a point with new content for some ranges.
@@ -170,17 +196,15 @@ func (f *figures) readViews(ctx context.Context, table *viewTable) (err error) {
 			return err
 		}
 	}
-	v, err := b.j.View(b.j.Tip().Seq)
-	if err != nil {
+	if err := b.reopen(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, v.Close()) }()
-	raw, err := f.rawCopy(v)
+	raw, err := f.rawCopy(b.v)
 	if err != nil {
 		return err
 	}
 	defer raw.Close()
-	return f.compareReads(ctx, table, b, v, raw)
+	return f.compareReads(ctx, table, b, raw)
 }
 
 // rawCopy is the view as a raw file.
@@ -196,8 +220,7 @@ func (f *figures) rawCopy(v *journal.View) (*os.File, error) {
 	return raw, nil
 }
 
-func (f *figures) compareReads(ctx context.Context, table *viewTable, b *copyBed, v *journal.View, raw *os.File) error {
-	sources := []io.ReaderAt{raw, v}
+func (f *figures) compareReads(ctx context.Context, table *viewTable, b *copyBed, raw *os.File) error {
 	table.Rows = []viewRow{{Name: "in memory", Goal: viewGoal}, {Name: "from the disk", Goal: viewGoal}}
 	if inMemory(b.dir) {
 		table.Rows = table.Rows[:1]
@@ -213,11 +236,11 @@ func (f *figures) compareReads(ctx context.Context, table *viewTable, b *copyBed
 					return err
 				}
 				if i == 1 {
-					if err := forget(b.dir, raw.Name()); err != nil {
+					if err := errors.Join(b.reopen(), forget(b.dir, raw.Name())); err != nil {
 						return err
 					}
 				}
-				rate, err := readRate(b.rng, sources[k], reads)
+				rate, err := readRate(b.rng, []io.ReaderAt{raw, b.v}[k], reads)
 				if err != nil {
 					return err
 				}
@@ -263,15 +286,31 @@ func forget(dir, other string) error {
 		if err != nil {
 			return err
 		}
-		err = unix.Fdatasync(int(f.Fd()))
-		if err == nil {
-			err = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
-		}
-		if err = errors.Join(err, f.Close()); err != nil {
+		if err = errors.Join(drop(int(f.Fd())), f.Close()); err != nil {
 			return fmt.Errorf("drop %s from the page cache: %w", name, err)
 		}
 	}
 	return nil
+}
+
+// drop drops an open file from the page cache, and makes sure: pages that somebody has mapped stay.
+func drop(fd int) error {
+	err := unix.Fdatasync(fd)
+	if err == nil {
+		err = unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED)
+	}
+	if err != nil {
+		return err
+	}
+	var left unix.Cachestat_t
+	err = unix.Cachestat(uint(fd), &unix.CachestatRange{}, &left, 0)
+	if errors.Is(err, unix.ENOSYS) { // before Linux 6.5 nobody can tell
+		return nil
+	}
+	if err == nil && left.Cache > 0 {
+		err = fmt.Errorf("%d pages are still there", left.Cache)
+	}
+	return err
 }
 
 func (f *figures) openViews(ctx context.Context, table *viewTable) (err error) {

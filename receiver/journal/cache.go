@@ -24,7 +24,7 @@ type fileCache struct {
 	max int
 
 	mu     sync.Mutex
-	used   *list.List // of *openFile, the one that was used last in front
+	used   *list.List // of *openFile: who goes first is at the back, unless it was used again since it came there
 	closed bool
 }
 
@@ -34,6 +34,33 @@ type openFile struct {
 	d     *delta
 	place *list.Element // nil: it is out; close it with the last ref
 	refs  int
+	again bool // it was used since it came into its place: a mark costs less than a move
+
+	mapping sync.Once
+	mem     File // the file with its frames mapped; nil: not mapped
+}
+
+// mapped is the file, its frames to be read from memory if that can be had. The caller has acquired it.
+func (o *openFile) mapped() File {
+	o.mapping.Do(func() {
+		if m, ok := o.File.(mapper); ok {
+			if f, err := m.Map(int64(o.d.foot.indexAt)); err == nil { // else reads go on as they did
+				o.mem = f
+			}
+		}
+	})
+	if o.mem != nil {
+		return o.mem
+	}
+	return o.File
+}
+
+// Close closes the file and its map.
+func (o *openFile) Close() error {
+	if o.mem != nil {
+		return o.mem.Close()
+	}
+	return o.File.Close()
 }
 
 func newFileCache(fsys FS) *fileCache {
@@ -49,7 +76,7 @@ func (c *fileCache) acquire(d *delta) (*openFile, error) {
 	}
 	o := d.open
 	if o != nil {
-		c.used.MoveToFront(o.place)
+		o.again = true
 		o.refs++
 		return o, nil
 	}
@@ -68,13 +95,17 @@ func (c *fileCache) acquire(d *delta) (*openFile, error) {
 	return o, nil
 }
 
-// evict closes the idle file that was used longest ago, and tells whether there was one.
+// evict closes an idle file that was not used for long, and tells whether there was one. Those that were used again get
+// another turn.
 func (c *fileCache) evict() bool {
-	for e := c.used.Back(); e != nil; e = e.Prev() {
-		if o := e.Value.(*openFile); o.refs == 0 {
+	for range 2 * c.used.Len() { // after one round none is marked
+		o := c.used.Back().Value.(*openFile)
+		if o.refs == 0 && !o.again {
 			_ = c.drop(o) // it was only read: there is nothing to lose
 			return true
 		}
+		o.again = false
+		c.used.MoveToFront(o.place)
 	}
 	return false
 }

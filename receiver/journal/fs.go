@@ -34,6 +34,15 @@ type writebacker interface {
 	StartWriteback(off, n int64)
 }
 
+// mapper is a File whose first n bytes can be mapped, to be read for less than a system call costs. What Map returns is the
+// same open file; closing it closes both. A read through it still copies, so that what is checked is a copy that can't change
+// any more, and still fails with an error where the disk fails or the file has become shorter; but if the page cache does not
+// hold what is read, it stops a processor of the Go runtime until the disk has answered. It is a hint: where a file can't be
+// mapped, ReadAt is there.
+type mapper interface {
+	Map(n int64) (File, error)
+}
+
 // OS is the real filesystem.
 type OS struct{}
 

@@ -14,6 +14,7 @@ type extent struct {
 	payload uint32       // 0: the range reads as zeroes
 	src     uint32       // which of the deltas
 	number  uint32       // of the frame in it
+	seen    uint32       // of a view: when the frame was read last, see View.fetch; atomic
 }
 
 // after tells whether e overrides o where they overlap.

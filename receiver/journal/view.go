@@ -8,13 +8,14 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/understudy-dr/understudy/internal/block"
 )
 
 // View is a disk as of one delta, read-only: the volume, and over it the frames of the deltas that are not folded. It is a
-// block.Device and a block.Extenter, safe for concurrent use. Every read of a frame checks its header's and payload's sums; a
-// damaged one fails the read with a *block.CorruptionError.
+// block.Device and a block.Extenter, safe for concurrent use. Every read of a frame checks its header's and payload's sums, in a
+// copy; a damaged one fails the read with a *block.CorruptionError.
 //
 // As long as it is open, the journal folds no further than its delta, and keeps the files that it reads.
 type View struct {
@@ -29,6 +30,8 @@ type View struct {
 	cache decoded
 	raw   sync.Pool // *[]byte of maxFrameSize
 
+	opened time.Time
+	detour atomic.Int32 // reads that are not to go through a map, see fetch
 	closed atomic.Bool
 }
 
@@ -62,7 +65,7 @@ func (j *Journal) register(seq block.Seq) (*View, error) {
 	if j.volume == nil && j.pos.Seq > 0 {
 		return nil, fmt.Errorf("the journal was opened without its volume, and deltas up to %v are in that", j.pos.Seq)
 	}
-	v := &View{j: j, seq: seq, size: j.pos.Size, base: j.pos.Size}
+	v := &View{j: j, seq: seq, size: j.pos.Size, base: j.pos.Size, opened: time.Now()}
 	v.raw.New = func() any { b := make([]byte, maxFrameSize); return &b }
 	at := j.pos.Seq
 	for _, d := range j.deltas {
@@ -270,6 +273,19 @@ func (v *View) readFrame(dst []byte, r block.Range, e *extent) error {
 	return nil
 }
 
+// A frame is read by a system call, which may wait for the disk, or through the file's map, which costs about half but
+// must not wait: a processor of the Go runtime would stand still meanwhile. So the map is for what is in the page cache.
+const (
+	// freshFor is for how many seconds after a read of a frame the page cache is taken to hold it still.
+	freshFor = 10
+	// maxMappedPayload is the largest for which the system call counts for much beside the copy, in bytes.
+	maxMappedPayload = 16 << 10
+	// slowRead is longer than a frame of that size takes in memory: the page cache is losing what is fresh.
+	slowRead = 30 * time.Microsecond
+	// detour is how many reads go by system calls after a slow one through a map.
+	detour = 64
+)
+
 // fetch reads the frame of e into buf.
 func (v *View) fetch(buf []byte, e *extent) (block.FrameHeader, []byte, error) {
 	d := v.deltas[e.src]
@@ -278,7 +294,25 @@ func (v *View) fetch(buf []byte, e *extent) (block.FrameHeader, []byte, error) {
 		return block.FrameHeader{}, nil, err
 	}
 	defer v.j.files.release(f)
-	return d.fetch(f, buf, e)
+	began := time.Since(v.opened)
+	now, seen := uint32(began/time.Second)+1, atomic.LoadUint32(&e.seen) // 0 is never
+	fresh := seen != 0 && now-seen <= freshFor && e.payload <= maxMappedPayload
+	if fresh && v.detour.Load() > 0 {
+		v.detour.Add(-1)
+		fresh = false
+	}
+	from := f.File
+	if fresh {
+		from = f.mapped()
+	}
+	h, payload, err := d.fetch(from, buf, e)
+	if fresh && time.Since(v.opened)-began > slowRead {
+		v.detour.Store(detour)
+	}
+	if err == nil && seen != now {
+		atomic.StoreUint32(&e.seen, now)
+	}
+	return h, payload, err
 }
 
 // Extents implements block.Extenter: zero frames, what the disk grew by, and the volume's own holes are holes.
