@@ -134,7 +134,7 @@ func detach(t *testing.T, tr *Tracker, l link.Link, pin string) {
 func TestKilledAgentsLoseNothing(t *testing.T) {
 	d := newDisk(t, 64<<20)
 	before := d.image()
-	opt := Options{Device: d.path, Disk: block.DiskID{1}, PinRoot: pinRoot(t), QueueMark: QueueMarkOn}
+	opt := Options{Device: d.path, Disk: block.DiskID{1}, PinRoot: pinRoot(t), Flights: FlightsOn}
 	first := attach(t, d.path, opt)
 	if first.Keep().Resumed {
 		t.Error("a new tracker says that it resumed")
