@@ -369,7 +369,8 @@ func TestRemoveLeavesNothing(t *testing.T) {
 // TestTakeAllocatesNothing: it is called while file systems are frozen.
 func TestTakeAllocatesNothing(t *testing.T) {
 	d := newDisk(t, 8<<20)
-	tr := attach(t, d.path, Options{})
+	tr := attach(t, d.path, Options{Flights: FlightsOn})
+	enter(tr, 8, 8)
 	d.write(0, 1<<20, 1)
 	words := 0
 	sink := func(int, uint64) { words++ }
