@@ -2,8 +2,10 @@ package ebpf
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,12 +29,12 @@ func blind(t *testing.T, tr *Tracker) {
 
 // TestLiveCopyWithoutAnyCompletion: the table alone finds every write of a busy disk, and counts each just once.
 func TestLiveCopyWithoutAnyCompletion(t *testing.T) {
-	for _, scheduler := range []string{"none", "mq-deadline"} {
+	d := newDisk(t, 64<<20)
+	file := "/sys/block/" + filepath.Base(d.path) + "/queue/scheduler"
+	for _, scheduler := range strings.Fields(strings.NewReplacer("[", "", "]", "").Replace(text(file))) {
 		t.Run(scheduler, func(t *testing.T) {
-			d := newDisk(t, 64<<20)
-			file := "/sys/block/" + filepath.Base(d.path) + "/queue/scheduler"
 			if err := os.WriteFile(file, []byte(scheduler), 0); err != nil {
-				t.Skipf("this kernel has no I/O scheduler %s", scheduler)
+				t.Fatal(err)
 			}
 			c := newCopier(t, d, FlightsOn)
 			stat, err := c.tr.stats.written()
@@ -83,9 +85,6 @@ func TestWhatIsSeenIsNotFound(t *testing.T) {
 
 // TestLiveCopyWithSyncs is the load under which one kernel was seen to withhold completions.
 func TestLiveCopyWithSyncs(t *testing.T) {
-	if err := testbed.Need("fio"); err != nil {
-		t.Fatal(err)
-	}
 	d := newDisk(t, 320<<20)
 	if err := testbed.Mkfs(t.Context(), d.path, "ext4"); err != nil {
 		t.Fatal(err)
@@ -95,13 +94,10 @@ func TestLiveCopyWithSyncs(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := newCopier(t, d, FlightsOn)
-	var failed error
-	c.while(t, func() {
-		_, failed = testbed.Output(t.Context(), "fio", "--name=w", "--directory="+m.Dir, "--size=64m", "--numjobs=2",
-			"--rw=randwrite", "--bs=4k", "--fsync=4", "--ioengine=psync", "--time_based", "--runtime=5", "--refill_buffers")
-	})
-	if failed != nil {
-		t.Fatal(failed)
+	var failed [2]error
+	c.while(t, func() { failed[0] = syncing(m.Dir, 1) }, func() { failed[1] = syncing(m.Dir, 2) })
+	if err := errors.Join(failed[:]...); err != nil {
+		t.Fatal(err)
 	}
 	if err := m.Unmount(); err != nil {
 		t.Fatal(err)
@@ -110,6 +106,28 @@ func TestLiveCopyWithSyncs(t *testing.T) {
 	wantAudit(t, c.tr, "")
 	c.check(t)
 	t.Logf("%d sectors were found in the table", c.tr.set.mem.load(flightCopy, counterFound))
+}
+
+// syncing writes blocks at random places of a file, and syncs after every fourth.
+func syncing(dir string, seed uint64) error {
+	const blocks = 64 << 20 / 4096
+	f, err := os.Create(filepath.Join(dir, fmt.Sprint(seed)))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	rng := rand.New(rand.NewPCG(seed, 17))
+	data := make([]byte, 4096)
+	for i := range 12000 {
+		binary.LittleEndian.PutUint64(data[i%512*8:], rng.Uint64())
+		if _, err = f.WriteAt(data, rng.Int64N(blocks)*4096); err == nil && i%4 == 3 {
+			err = f.Sync()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // held is a disk whose writes do not land before thaw: the file under it is on a file system that is frozen.
@@ -205,8 +223,16 @@ func TestTheAuditWaitsForWhatIsInTheTable(t *testing.T) {
 	d.write(3*4096, 4096, 1)
 	freeze()
 	wait := d.begin(tr, 7)
-	time.AfterFunc(flightsPatience/5, thaw)
-	wantAudit(t, tr, "")
+	audit := make(chan string)
+	go func() {
+		a, err := tr.Audit()
+		audit <- fmt.Sprint(a.Reason, err)
+	}()
+	time.Sleep(flightsPatience / 5)
+	thaw()
+	if got := <-audit; got != "<nil>" {
+		t.Errorf("the audit says %q", got)
+	}
 	wait()
 	wantMarks(t, tr, run(3, 1), run(7, 1))
 }
