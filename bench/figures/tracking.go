@@ -26,7 +26,7 @@ var variants = []ebpf.Flights{"", ebpf.FlightsOff, ebpf.FlightsOn}
 // trackingRow is one queue depth and one way to track.
 type trackingRow struct {
 	Depth     int       `json:"depth"`
-	Flights string    `json:"flights"`
+	Flights   string    `json:"flights"`
 	Untracked []float64 `json:"untracked_iops"`
 	Tracked   []float64 `json:"tracked_iops"`
 	Ratio     spread    `json:"ratio"`
