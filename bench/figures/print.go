@@ -56,8 +56,8 @@ func (r *report) print(w io.Writer) {
 			len(r.Tracking[0].Tracked))
 		for _, row := range r.Tracking {
 			mode := "marked at completion"
-			if row.QueueMark == "on" {
-				mode = "and when queued"
+			if row.Flights == "on" {
+				mode = "and kept in a table while in flight"
 			}
 			fmt.Fprintf(w, "  depth %2d  %-21s %.3f  (%.3f to %.3f)  of %6.0f IOPS   goal %.2f: %s\n", row.Depth, mode, row.Ratio.Median,
 				row.Ratio.Low, row.Ratio.High, spreadOf(row.Untracked).Median, row.Goal, verdict(row.Ratio.Median, row.Goal))

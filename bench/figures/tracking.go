@@ -21,12 +21,12 @@ const trackGoal = 0.97
 const fioFile = 1 << 30
 
 // variants are the ways a disk is tracked: "" is not at all.
-var variants = []ebpf.QueueMark{"", ebpf.QueueMarkOff, ebpf.QueueMarkOn}
+var variants = []ebpf.Flights{"", ebpf.FlightsOff, ebpf.FlightsOn}
 
 // trackingRow is one queue depth and one way to track.
 type trackingRow struct {
 	Depth     int       `json:"depth"`
-	QueueMark string    `json:"queue_mark"`
+	Flights   string    `json:"flights"`
 	Untracked []float64 `json:"untracked_iops"`
 	Tracked   []float64 `json:"tracked_iops"`
 	Ratio     spread    `json:"ratio"`
@@ -57,12 +57,12 @@ func (f *figures) tracking(ctx context.Context) ([]trackingRow, error) {
 				}
 				iops[v] = append(iops[v], n)
 			}
-			progress("tracking: depth %2d, round %2d of %d: %6.0f untracked, %6.0f tracked, %6.0f with the queue mark",
+			progress("tracking: depth %2d, round %2d of %d: %6.0f untracked, %6.0f tracked, %6.0f with a table of those in flight",
 				depth, round+1, f.rounds, iops[0][round], iops[1][round], iops[2][round])
 		}
 		for v := 1; v < len(variants); v++ {
 			rows = append(rows, trackingRow{
-				Depth: depth, QueueMark: string(variants[v]), Untracked: iops[0], Tracked: iops[v],
+				Depth: depth, Flights: string(variants[v]), Untracked: iops[0], Tracked: iops[v],
 				Ratio: spreadOf(ratios(iops[v], iops[0])), Goal: trackGoal,
 			})
 		}
@@ -71,9 +71,9 @@ func (f *figures) tracking(ctx context.Context) ([]trackingRow, error) {
 }
 
 // writeTracked is the rate of fio's writes while the disk is tracked in that way.
-func (f *figures) writeTracked(ctx context.Context, device string, depth int, mark ebpf.QueueMark) (iops float64, err error) {
-	if mark != "" {
-		end, err := f.track(device, mark)
+func (f *figures) writeTracked(ctx context.Context, device string, depth int, flights ebpf.Flights) (iops float64, err error) {
+	if flights != "" {
+		end, err := f.track(device, flights)
 		if err != nil {
 			return 0, err
 		}
@@ -83,9 +83,9 @@ func (f *figures) writeTracked(ctx context.Context, device string, depth int, ma
 }
 
 // track attaches a tracker and does with it what the agent does: every 2 s the marks are taken and audited.
-func (f *figures) track(device string, mark ebpf.QueueMark) (end func() error, err error) {
+func (f *figures) track(device string, flights ebpf.Flights) (end func() error, err error) {
 	root := fmt.Sprintf("/sys/fs/bpf/understudy-figures-%d", os.Getpid())
-	t, err := ebpf.Attach(ebpf.Options{Device: device, Disk: block.DiskID{1}, PinRoot: root, QueueMark: mark})
+	t, err := ebpf.Attach(ebpf.Options{Device: device, Disk: block.DiskID{1}, PinRoot: root, Flights: flights})
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,8 @@ package ebpf
 
 import (
 	"fmt"
+	"sync/atomic"
+	"time"
 
 	"github.com/understudy-dr/understudy/agent/capture"
 	"github.com/understudy-dr/understudy/internal/block"
@@ -16,17 +18,19 @@ import (
 // audit, or this one, would not show, and one such copy is enough: whatever the others missed, it marked.
 //
 // A baseline only ever falls: to the true offset, or towards it. It can cause a false alarm, and can't hide a miss for good.
+//
+// Where writes in flight are kept in a table, what was found there counts as seen by every copy: only what none saw is found.
 type offsets [copies]int64
 
 // offsets reads the statistics, then the counters.
-func (p *pinned) offsets(d device) (offsets, error) {
+func (p *pinned) offsets(s *statistics) (offsets, error) {
 	var o offsets
-	stat, err := d.written()
+	stat, err := s.written()
 	if err != nil {
 		return o, err
 	}
 	for c := range copies {
-		o[c] = int64(p.mem.load(c, counterSectors) - stat)
+		o[c] = int64(p.mem.load(c, counterSectors) + p.mem.load(flightCopy, counterFound) - stat)
 	}
 	return o, nil
 }
@@ -47,22 +51,45 @@ func (o *offsets) short(base offsets) int64 {
 	return max(least, 0)
 }
 
-// rebase takes the present offsets for those that should be: the least of many readings, since a busy disk adds to them.
-func (p *pinned) rebase(d device) error {
-	const readings = 50
-	base, err := p.offsets(d)
-	for range readings {
-		var o offsets
-		if err != nil {
-			return err
+// add raises all.
+func (o *offsets) add(n int64) {
+	for c := range o {
+		o[c] += n
+	}
+}
+
+// rebase takes the present offsets for those that should be: the least of many readings, since a busy disk adds to them. What
+// was in the table of writes in flight throughout is taken for landed. If it was not, that is a false alarm in the next audit;
+// the other way round it could hide a miss.
+func (p *pinned) rebase(s *statistics) error {
+	const readings, tries = 50, 5
+	var base offsets
+	for range tries {
+		found := p.mem.load(flightCopy, counterFound)
+		stuck := p.mem.inFlight(p.seen)
+		for i := range readings {
+			o, err := p.offsets(s)
+			if err != nil {
+				return err
+			}
+			if i == 0 {
+				base = o
+			}
+			base.lower(o)
 		}
-		o, err = p.offsets(d)
-		base.lower(o)
+		for _, e := range stuck {
+			if atomic.LoadUint64(&p.mem.words[e.at]) == e.id {
+				base.add(int64(e.count))
+			}
+		}
+		if found == p.mem.load(flightCopy, counterFound) {
+			break // or an earlier reading lacked what a later one has
+		}
 	}
 	p.head.Baseline = base
 	p.head.DriverSeen, p.head.OverflowSeen = p.sum(counterDriver), p.sum(counterOverflow)
 	p.mem.store(p.head)
-	return err
+	return nil
 }
 
 // sum adds up a counter over all programs.
@@ -83,27 +110,50 @@ func (t *Tracker) Audit() (capture.Audit, error) {
 	}
 	reason := t.doubt()
 	if reason == "" {
-		now, err := p.offsets(t.dev)
+		short, err := t.short()
 		if err != nil {
 			reason = err.Error()
-		} else if short := now.short(p.head.Baseline); short > 0 {
+		} else if short > 0 {
 			reason = fmt.Sprintf("of what the kernel reports as written to %s, %v did not show in its completions", t.dev.name, block.Size(short)*512)
 		} else {
-			p.head.Baseline.lower(now)
-			p.mem.store(p.head)
 			return capture.Audit{}, nil
 		}
 	}
 	p.head.Missed, t.told = 1, true
-	if t.opt.QueueMark == QueueMarkAuto {
-		if err := t.markQueue(); err != nil {
-			return capture.Audit{}, err
+	if t.opt.Flights == FlightsAuto {
+		if err := t.keepFlights(); err != nil {
+			reason += "; " + err.Error()
 		}
 	}
-	if err := p.rebase(t.dev); err != nil {
+	if err := p.rebase(t.stats); err != nil {
 		reason += "; " + err.Error()
 	}
 	return capture.Audit{Missed: true, Reason: reason}, nil
+}
+
+// flightsPatience is how long an audit waits for what is in the table of writes in flight to be seen as landed: on a busy disk
+// its requests are soon used again, on another one the queues are soon empty.
+const flightsPatience = time.Second
+
+// short is by how many sectors the best copy falls short. A write whose completion nobody saw counts as short until it is
+// found in the table of writes in flight.
+func (t *Tracker) short() (int64, error) {
+	p := t.set
+	for since := time.Now(); ; time.Sleep(2 * time.Millisecond) {
+		p.settle(t.stats)
+		now, err := p.offsets(t.stats)
+		if err != nil {
+			return 0, err
+		}
+		short := now.short(p.head.Baseline)
+		if short == 0 && p.mem.still(nil) { // an entry could be what a copy lacks only for the moment
+			p.head.Baseline.lower(now)
+			p.mem.store(p.head)
+		}
+		if short == 0 || p.head.Flights == 0 || time.Since(since) > flightsPatience {
+			return short, nil
+		}
+	}
 }
 
 // doubt is why the counters need not even be looked at, or "".

@@ -21,7 +21,7 @@ func wantAudit(t *testing.T, tr *Tracker, reason string) {
 }
 
 // TestTheAuditFindsWhatWasNotSeen takes the programs away one by one: as long as one has seen everything all is well, and a
-// single write that none saw is found. Then the queue mark is there.
+// single write that none saw is found. Then writes in flight are kept in a table.
 func TestTheAuditFindsWhatWasNotSeen(t *testing.T) {
 	d := newDisk(t, 16<<20)
 	opt := Options{Device: d.path, Disk: block.DiskID{6}, PinRoot: pinRoot(t)}
@@ -42,11 +42,12 @@ func TestTheAuditFindsWhatWasNotSeen(t *testing.T) {
 	}
 	wantMarks(t, tr)
 	wantAudit(t, tr, "4 KiB did not show in its completions")
-	if s := tr.Status(); !strings.Contains(s.Detail, "when they are queued") {
+	if s := tr.Status(); !strings.Contains(s.Detail, "kept in a table") {
 		t.Errorf("after a miss: %s", s.Detail)
 	}
 	d.write(9*4096, 4096, 3)
-	wantMarks(t, tr, run(9, 1)) // by the queue mark, alone
+	d.read(9*4096, 4096)
+	wantMarks(t, tr, run(9, 1)) // by the table, alone
 	tr.set.links = tr.set.links[copies:]
 }
 
@@ -72,7 +73,7 @@ func TestCopiesThatMissInTurn(t *testing.T) {
 // TestAMissIsToldUntilItIsNoted: an agent that is killed between the audit and its note leaves the miss for the next one.
 func TestAMissIsToldUntilItIsNoted(t *testing.T) {
 	d := newDisk(t, 16<<20)
-	opt := Options{Device: d.path, Disk: block.DiskID{7}, PinRoot: pinRoot(t), QueueMark: QueueMarkOff}
+	opt := Options{Device: d.path, Disk: block.DiskID{7}, PinRoot: pinRoot(t), Flights: FlightsOff}
 	tr := attach(t, d.path, opt)
 	tr.set.mem.words[tr.set.mem.counter(1, counterDriver)]++
 	wantAudit(t, tr, "pass-through")

@@ -88,26 +88,25 @@ func (d device) trackable(path string) error {
 	return nil
 }
 
-// written is how many sectors the disk's statistics say were written and discarded (Documentation/block/stat.rst, fields 7
-// and 14).
-func (d device) written() (uint64, error) {
-	fields := strings.Fields(text(d.dir, "stat"))
-	if len(fields) < 14 {
-		return 0, fmt.Errorf("read statistics of %s: %d fields", d.name, len(fields))
+// table is large enough for every request that the disk's queues hold now, with or without an I/O scheduler.
+func (d device) table() table {
+	tags, _ := filepath.Glob(filepath.Join(d.dir, "mq", "*", "nr_tags"))
+	t := table{Queues: uint32(len(tags)), Depth: uint32(number(d.dir, "queue", "nr_requests"))}
+	for _, file := range tags {
+		t.Depth = max(t.Depth, uint32(number(file)))
 	}
-	writes, err1 := strconv.ParseUint(fields[6], 10, 64)
-	discards, err2 := strconv.ParseUint(fields[13], 10, 64)
-	if err1 != nil || err2 != nil {
-		return 0, fmt.Errorf("read statistics of %s: %q", d.name, fields)
+	t.Depth = max(t.Depth, leastDepth)
+	for t.entries() > maxEntries {
+		t.Queues--
 	}
-	return writes + discards, nil
+	return t
 }
 
 // identity is the header of a map that tracks this device from now on.
 func (d device) identity(bs block.BlockSize) header {
 	return header{
 		Boot: d.boot, Seq: d.seq, Major: d.major, Minor: d.minor, Start: d.start,
-		Size: uint64(d.size), BlockSize: uint32(bs),
+		Size: uint64(d.size), BlockSize: uint32(bs), Table: d.table(),
 	}
 }
 

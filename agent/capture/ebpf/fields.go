@@ -13,17 +13,17 @@ import (
 type fields struct {
 	// of block_rq_complete: where in the arguments the request and the number of bytes are
 	argRequest, argBytes int
-	// of block_bio_queue
-	argBio int
+	// of block_rq_issue and block_rq_requeue
+	argIssue, argRequeue int
 
 	rqQueue, rqDisk                   int // struct request; rqDisk is -1 from 5.17 on, where the queue has it
 	rqSector, rqFlags, rqBio          int
+	rqSize, rqStart                   int // bytes that are left of it; when it was made, in ns
+	rqTag, rqInternalTag, rqHctx      int
+	hctxNumber                        int // struct blk_mq_hw_ctx
 	queueDisk                         int // struct request_queue; -1 before 5.15
 	diskMajor, diskMinor              int // struct gendisk
-	bioNext, bioFlags                 int // struct bio
-	bioSector, bioSize                int
-	bioBdev, bioDisk                  int // one of the two is -1
-	bdevDisk                          int // struct block_device
+	bioNext, bioSector, bioSize       int // struct bio
 	opWrite, opDiscard, opSecureErase int64
 	opZeroes, opZoneAppend            int64 // opZoneAppend is -1 where there is none
 	opDriverIn, opDriverOut           int64
@@ -158,22 +158,26 @@ func fieldsOf(spec *btf.Spec) (fields, error) {
 	r := &reader{spec: spec}
 	f := fields{
 		argRequest: r.argument("block_rq_complete", "request"),
-		argBio:     r.argument("block_bio_queue", "bio"),
+		argIssue:   r.argument("block_rq_issue", "request"),
+		argRequeue: r.argument("block_rq_requeue", "request"),
 		rqQueue:    r.member("request", "q"),
 		rqDisk:     r.optional("request", "rq_disk"),
 		rqSector:   r.member("request", "__sector"),
 		rqFlags:    r.member("request", "cmd_flags"),
 		rqBio:      r.member("request", "bio"),
+		rqSize:     r.member("request", "__data_len"),
+		rqStart:    r.member("request", "start_time_ns"),
+		rqTag:      r.member("request", "tag"),
+		rqHctx:     r.member("request", "mq_hctx"),
+		hctxNumber: r.member("blk_mq_hw_ctx", "queue_num"),
 		queueDisk:  r.optional("request_queue", "disk"),
 		diskMajor:  r.member("gendisk", "major"),
 		diskMinor:  r.member("gendisk", "first_minor"),
 		bioNext:    r.member("bio", "bi_next"),
-		bioFlags:   r.member("bio", "bi_opf"),
 		bioSector:  r.member("bio", "bi_iter", "bi_sector"),
 		bioSize:    r.member("bio", "bi_iter", "bi_size"),
-		bioBdev:    r.optional("bio", "bi_bdev"),
-		bioDisk:    r.optional("bio", "bi_disk"),
-		bdevDisk:   r.member("block_device", "bd_disk"),
+
+		rqInternalTag: r.member("request", "internal_tag"),
 
 		opWrite: r.op("REQ_OP_WRITE"), opDiscard: r.op("REQ_OP_DISCARD"), opSecureErase: r.op("REQ_OP_SECURE_ERASE"),
 		opZeroes: r.op("REQ_OP_WRITE_ZEROES"), opZoneAppend: r.value("REQ_OP_ZONE_APPEND"),
@@ -182,9 +186,6 @@ func fieldsOf(spec *btf.Spec) (fields, error) {
 	f.argBytes = f.argRequest + 2 // (rq, error, bytes)
 	if f.rqDisk < 0 && f.queueDisk < 0 {
 		r.fail("neither the request nor its queue names the disk")
-	}
-	if f.bioBdev < 0 && f.bioDisk < 0 {
-		r.fail("a bio does not name its disk")
 	}
 	return f, r.err
 }

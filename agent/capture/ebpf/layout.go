@@ -12,14 +12,16 @@ import (
 
 // The pinned map is one array of 64-bit words, mapped into the agent and written by the programs:
 //
-//	header 4 KiB | note 4 KiB | counters 4 KiB | coarse bits | marks | pending bits        each part begins on a page
+//	header 4 KiB | note 4 KiB | counters 4 KiB | coarse bits | marks | pending bits | flights        each begins on a page
 //
 // One coarse bit stands for a whole word of marks: a large discard sets those instead of the words between its ends. The
-// programs write counters, coarse bits and marks; the agent takes coarse bits and marks, and alone writes the rest.
+// programs write counters, coarse bits, marks and flights (see flight.go); the agent takes the last three, and alone writes
+// the rest.
 type layout struct {
-	blocks                 block.Count
-	coarse, marks, pending int // in words
-	words                  int // in all
+	blocks                          block.Count
+	coarse, marks, pending, flights int // in words
+	words                           int // in all
+	entries                         int // in flights
 }
 
 const (
@@ -32,8 +34,8 @@ const (
 	// copies of the completion program. A tracing program does not run again on a CPU where it is running already, so a
 	// completion interrupt inside it would be lost; task, softirq and hardirq can't nest deeper than three.
 	copies = 3
-	// queueCopy are the counters of the program at block_bio_queue.
-	queueCopy = copies
+	// flightCopy are the counters of the program at block_rq_issue.
+	flightCopy = copies
 	// copyWords keeps the counters of two copies off each other's cache lines.
 	copyWords = 64
 )
@@ -43,16 +45,18 @@ const (
 	counterSectors  = iota // of all completed writes of the whole disk, as the disk's statistics count them
 	counterDriver          // pass-through requests, whose effect nobody can see
 	counterOverflow        // requests too large to mark
+	counterFound           // sectors whose completion no copy saw, found in the table of writes in flight
 	counters
 )
 
-func newLayout(blocks block.Count) layout {
+func newLayout(blocks block.Count, entries int) layout {
 	page := func(words int) int { return (words + pageWords - 1) / pageWords * pageWords }
 	words := block.WordsFor(blocks)
-	l := layout{blocks: blocks, coarse: wordCoarse}
+	l := layout{blocks: blocks, coarse: wordCoarse, entries: entries}
 	l.marks = l.coarse + page(block.WordsFor(block.Count(words)))
 	l.pending = l.marks + page(words)
-	l.words = l.pending + page(words)
+	l.flights = l.pending + page(words)
+	l.words = l.flights + page(entries*entryWords)
 	return l
 }
 
@@ -126,18 +130,37 @@ type header struct {
 	Size      uint64 // bytes
 	BlockSize uint32
 	Ready     uint32 // 1 when marks of an older map have been taken over
-	Queue     uint32 // 1 when the queue mark is on
+	Flights   uint32 // 1 when writes in flight are kept in a table; in version 1, when writes were marked in the queue too
 	Missed    uint32 // 1 when a miss was found and not yet reported
 	// Baseline, DriverSeen and OverflowSeen are what the last audit left.
 	Baseline     offsets
 	DriverSeen   uint64
 	OverflowSeen uint64
+	Table        table
+}
+
+// layout is that of the map which the header is of.
+func (h header) layout() layout {
+	return newLayout(block.BlockSize(h.BlockSize).Count(block.Size(h.Size)), h.Table.entries())
 }
 
 const (
-	headerMagic   = "USEBPF\n\x00"
-	headerVersion = 1
+	headerMagic = "USEBPF\n\x00"
+	// headerVersion 2 has the table of writes in flight; 1 ends before it.
+	headerVersion = 2
 )
+
+// headerSize is without the checksum after it, 0 of a version that is not known.
+func headerSize(version uint32) int {
+	size := 8 + 4 + 8 + binary.Size(header{})
+	switch version {
+	case 1:
+		return size - binary.Size(table{})
+	case headerVersion:
+		return size
+	}
+	return 0
+}
 
 // store writes the header into one of two slots in turn, so that a kill in the middle leaves the other.
 func (m *memory) store(h header) {
@@ -150,18 +173,17 @@ func (m *memory) store(h header) {
 	copy(m.raw[int(turn%2)*2048:], b)
 }
 
-var headerSize = 8 + 4 + 8 + binary.Size(header{})
-
 // slot is one of the two, if it is whole.
 func (m *memory) slot(i int) []byte {
 	b := m.raw[i*2048:]
-	if string(b[:8]) != headerMagic || binary.LittleEndian.Uint32(b[8:]) != headerVersion {
+	size := headerSize(binary.LittleEndian.Uint32(b[8:]))
+	if string(b[:8]) != headerMagic || size == 0 {
 		return nil
 	}
-	if crc32.Checksum(b[:headerSize], block.Castagnoli) != binary.LittleEndian.Uint32(b[headerSize:]) {
+	if crc32.Checksum(b[:size], block.Castagnoli) != binary.LittleEndian.Uint32(b[size:]) {
 		return nil
 	}
-	return b[:headerSize]
+	return b[:size]
 }
 
 func (m *memory) turn(i int) uint64 {
@@ -181,6 +203,8 @@ func (m *memory) readHeader() (header, bool) {
 	if b == nil {
 		return h, false
 	}
-	_, err := binary.Decode(b[20:], binary.LittleEndian, &h)
+	whole := make([]byte, headerSize(headerVersion)) // what an older version lacks is zero
+	copy(whole, b)
+	_, err := binary.Decode(whole[20:], binary.LittleEndian, &h)
 	return h, err == nil
 }

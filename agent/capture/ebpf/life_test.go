@@ -134,7 +134,7 @@ func detach(t *testing.T, tr *Tracker, l link.Link, pin string) {
 func TestKilledAgentsLoseNothing(t *testing.T) {
 	d := newDisk(t, 64<<20)
 	before := d.image()
-	opt := Options{Device: d.path, Disk: block.DiskID{1}, PinRoot: pinRoot(t), QueueMark: QueueMarkOn}
+	opt := Options{Device: d.path, Disk: block.DiskID{1}, PinRoot: pinRoot(t), Flights: FlightsOn}
 	first := attach(t, d.path, opt)
 	if first.Keep().Resumed {
 		t.Error("a new tracker says that it resumed")
@@ -369,7 +369,8 @@ func TestRemoveLeavesNothing(t *testing.T) {
 // TestTakeAllocatesNothing: it is called while file systems are frozen.
 func TestTakeAllocatesNothing(t *testing.T) {
 	d := newDisk(t, 8<<20)
-	tr := attach(t, d.path, Options{})
+	tr := attach(t, d.path, Options{Flights: FlightsOn})
+	enter(tr, 8, 8)
 	d.write(0, 1<<20, 1)
 	words := 0
 	sink := func(int, uint64) { words++ }

@@ -28,8 +28,8 @@ type copier struct {
 }
 
 // newCopier attaches first and copies after.
-func newCopier(t *testing.T, d *disk, mark QueueMark) *copier {
-	c := &copier{d: d, tr: attach(t, d.path, Options{PinRoot: pinRoot(t), QueueMark: mark})}
+func newCopier(t *testing.T, d *disk, flights Flights) *copier {
+	c := &copier{d: d, tr: attach(t, d.path, Options{PinRoot: pinRoot(t), Flights: flights})}
 	c.image = d.image()
 	return c
 }
@@ -45,7 +45,7 @@ func (c *copier) pass(t *testing.T) {
 }
 
 // check holds the copy against the disk. A difference is a lost write: it is an error, unless the audit has found it and the
-// queue mark, which would have caught it, was off.
+// table of writes in flight, which would have caught it, was off.
 func (c *copier) check(t *testing.T) {
 	t.Helper()
 	c.pass(t)
@@ -61,7 +61,7 @@ func (c *copier) check(t *testing.T) {
 		}
 	}
 	t.Logf("%d passes copied %d blocks; %d lost; audit: %q", c.passes, c.blocks, lost, a.Reason)
-	if lost > 0 && (!a.Missed || c.tr.opt.QueueMark == QueueMarkOn) {
+	if lost > 0 && (!a.Missed || c.tr.opt.Flights == FlightsOn) {
 		t.Errorf("%d blocks differ; missed: %v", lost, a.Missed)
 	}
 	if c.passes < 3 || c.blocks < 1000 {
@@ -86,11 +86,11 @@ func (c *copier) while(t *testing.T, work ...func()) {
 // TestLiveCopy: the copy is made while writers, discards and zero-outs go on, and ends up equal. It is the test of everything
 // at once: marks at completion, copies, order of take and read, atomic bits.
 func TestLiveCopy(t *testing.T) {
-	for _, mark := range []QueueMark{QueueMarkOff, QueueMarkOn} {
-		t.Run("queue "+string(mark), func(t *testing.T) { liveCopy(t, newDisk(t, 64<<20), mark) })
+	for _, flights := range []Flights{FlightsOff, FlightsOn} {
+		t.Run("flights "+string(flights), func(t *testing.T) { liveCopy(t, newDisk(t, 64<<20), flights) })
 		for _, path := range spareDisks() {
-			t.Run(filepath.Base(path)+" queue "+string(mark), func(t *testing.T) {
-				liveCopy(t, openDisk(t, nil, path, "", 64<<20), mark)
+			t.Run(filepath.Base(path)+" flights "+string(flights), func(t *testing.T) {
+				liveCopy(t, openDisk(t, nil, path, "", 64<<20), flights)
 			})
 		}
 	}
@@ -99,8 +99,8 @@ func TestLiveCopy(t *testing.T) {
 // spareDisks are further disks of 64 MiB to write to, with other drivers: packaging/kernels.sh has some.
 func spareDisks() []string { return strings.Fields(os.Getenv("UNDERSTUDY_TEST_DISKS")) }
 
-func liveCopy(t *testing.T, d *disk, mark QueueMark) {
-	c := newCopier(t, d, mark)
+func liveCopy(t *testing.T, d *disk, flights Flights) {
+	c := newCopier(t, d, flights)
 	var work []func()
 	for i := range 8 {
 		work = append(work, func() { hammer(d, uint64(i), 4000) })
@@ -142,7 +142,7 @@ func TestLiveCopyOfFileSystems(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c := newCopier(t, d, QueueMarkOn)
+			c := newCopier(t, d, FlightsOn)
 			var failed [4]error
 			c.while(t,
 				func() { failed[0] = churn(m.Dir, 1) }, func() { failed[1] = churn(m.Dir, 2) },

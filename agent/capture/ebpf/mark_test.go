@@ -68,8 +68,8 @@ func TestEachCopyMarksAlone(t *testing.T) {
 // TestAWriteIsMarkedWhenItLands: a write is under way, and is marked after it has landed, whatever was taken before. The file
 // under the disk is on a file system that is frozen meanwhile, so the test decides when it lands.
 func TestAWriteIsMarkedWhenItLands(t *testing.T) {
-	for _, queue := range []QueueMark{QueueMarkOff, QueueMarkOn} {
-		t.Run(string(queue), func(t *testing.T) {
+	for _, flights := range []Flights{FlightsOff, FlightsOn} {
+		t.Run(string(flights), func(t *testing.T) {
 			lower := newDisk(t, 256<<20)
 			if err := testbed.Mkfs(t.Context(), lower.path, "ext4"); err != nil {
 				t.Fatal(err)
@@ -79,7 +79,7 @@ func TestAWriteIsMarkedWhenItLands(t *testing.T) {
 				t.Fatal(err)
 			}
 			d := newDiskIn(t, lower.bed, "lower/disk", 16<<20)
-			tr := attach(t, d.path, Options{QueueMark: queue})
+			tr := attach(t, d.path, Options{Flights: flights})
 
 			tool(t, "fsfreeze", "--freeze", m.Dir)
 			thawed := false
@@ -100,8 +100,8 @@ func TestAWriteIsMarkedWhenItLands(t *testing.T) {
 				return strings.Fields(text(tr.dev.dir, "inflight"))[1] != "0"
 			})
 			early := take(t, tr)
-			if queue == QueueMarkOff && len(early) > 0 {
-				t.Errorf("marked before it landed: %v", early)
+			if want := flights == FlightsOn; (len(early) > 0) != want {
+				t.Errorf("handed over before it landed: %v", early)
 			}
 			thaw()
 			if err := <-done; err != nil {
@@ -264,12 +264,12 @@ func TestTheLicenceIsSaid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := newMap(newLayout(64))
+	m, err := newMap(newLayout(64, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	spec := target{fields: f, layout: newLayout(64), sectors: 8, mapFD: m.FD()}.completion()
+	spec := target{fields: f, layout: newLayout(64, 0), sectors: 8, mapFD: m.FD()}.completion()
 	if spec.License != license || !strings.Contains(license, "GPL") {
 		t.Errorf("the programs are loaded as %q", spec.License)
 	}

@@ -16,8 +16,8 @@ import (
 	"github.com/understudy-dr/understudy/internal/block"
 )
 
-// pinned is one set of map and links, in a folder of bpffs: DISK-ID/GENERATION/{map,done0,done1,done2,queue}. There is one
-// at a time, but for the moment in which a new one replaces an old one.
+// pinned is one set of map and links, in a folder of bpffs: DISK-ID/GENERATION/{map,done0,done1,done2,issue,requeue}. There
+// is one at a time, but for the moment in which a new one replaces an old one.
 type pinned struct {
 	dir        string
 	generation int
@@ -25,13 +25,33 @@ type pinned struct {
 	mem        *memory
 	links      []link.Link
 	head       header
+	seen       []flight // room for settle
 }
 
 const mapPin = "map"
 
 func donePin(i int) string { return "done" + strconv.Itoa(i) }
 
-const queuePin = "queue"
+const (
+	issuePin   = "issue"
+	requeuePin = "requeue"
+	queuePin   = "queue" // of sets with a header of version 1
+)
+
+// pins are the links that a set has.
+func (h header) pins() []string {
+	var names []string
+	for i := range copies {
+		names = append(names, donePin(i))
+	}
+	switch {
+	case h.Flights == 0:
+		return names
+	case h.Table.entries() == 0:
+		return append(names, queuePin)
+	}
+	return append(names, issuePin, requeuePin)
+}
 
 // mountBPF makes the folder for pins, on a bpffs that it mounts if there is none.
 func mountBPF(root string) error {
@@ -63,7 +83,7 @@ func mapMemory(m *ebpf.Map, l layout) (*memory, error) {
 	return newMemory(l, raw), nil
 }
 
-// newSet makes, attaches and pins a set. It tracks from when newSet returns, and is not ready until settle.
+// newSet makes, attaches and pins a set. It tracks from when newSet returns, and is not to be resumed until ready.
 func newSet(root string, generation int, h header) (*pinned, error) {
 	p := &pinned{dir: filepath.Join(root, strconv.Itoa(generation)), generation: generation, head: h}
 	if err := p.build(); err != nil {
@@ -74,7 +94,7 @@ func newSet(root string, generation int, h header) (*pinned, error) {
 }
 
 func (p *pinned) build() error {
-	l := newLayout(block.BlockSize(p.head.BlockSize).Count(block.Size(p.head.Size)))
+	l := p.head.layout()
 	var err error
 	if p.m, err = newMap(l); err != nil {
 		return fmt.Errorf("make map of %d words: %w", l.words, err)
@@ -82,6 +102,7 @@ func (p *pinned) build() error {
 	if p.mem, err = mapMemory(p.m, l); err != nil {
 		return err
 	}
+	p.seen = make([]flight, 0, l.entries)
 	p.mem.store(p.head)
 	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		return err
@@ -106,7 +127,7 @@ func (p *pinned) target(copyIndex int) (target, error) {
 	bs := block.BlockSize(p.head.BlockSize)
 	t := target{
 		fields: f, major: int64(p.head.Major), minor: int64(p.head.Minor), start: int64(p.head.Start),
-		sectors: int64(p.head.Size / 512), layout: p.mem.layout, copyIndex: copyIndex, mapFD: p.m.FD(),
+		sectors: int64(p.head.Size / 512), layout: p.mem.layout, table: p.head.Table, copyIndex: copyIndex, mapFD: p.m.FD(),
 	}
 	for 512<<t.shift < int64(bs) {
 		t.shift++
@@ -132,16 +153,24 @@ func (p *pinned) attach(spec *ebpf.ProgramSpec, pin string) error {
 	return nil
 }
 
-// attachQueue adds the queue mark, and remembers it.
-func (p *pinned) attachQueue() error {
-	t, err := p.target(queueCopy)
+// attachFlights begins to keep the table of writes in flight, and remembers it. Nothing is entered before what takes entries
+// out again is there.
+func (p *pinned) attachFlights() error {
+	t, err := p.target(flightCopy)
 	if err != nil {
 		return err
 	}
-	if err := p.attach(t.queue(), queuePin); err != nil {
+	if err := p.attach(t.requeue(), requeuePin); err != nil {
 		return err
 	}
-	p.head.Queue = 1
+	if err := p.attach(t.issue(), issuePin); err != nil {
+		n := len(p.links) - 1
+		os.Remove(filepath.Join(p.dir, requeuePin))
+		p.links[n].Close()
+		p.links = p.links[:n]
+		return err
+	}
+	p.head.Flights = 1
 	p.mem.store(p.head)
 	return nil
 }
@@ -152,6 +181,10 @@ func (p *pinned) takeOver(old *pinned) {
 	size := block.Size(old.head.Size)
 	bits := block.NewBitmap(old.mem.blocks)
 	copy(bits.Words(), old.mem.pendingWords())
+	old.seen = old.mem.inFlight(old.seen)
+	for _, e := range old.seen {
+		old.markFlight(e)
+	}
 	add := func(w int, marks uint64) { bits.Words()[w] |= marks }
 	for w := range block.WordsFor(old.mem.blocks) { // the old set is dropped whole: its marks are read, not cleared
 		add(w, atomic.LoadUint64(&old.mem.words[old.mem.marks+w]))
@@ -163,14 +196,14 @@ func (p *pinned) takeOver(old *pinned) {
 	for run := range bits.Runs() {
 		pending.Set(run.Range(from, size).Covering(to))
 	}
-	if old.head.Queue == 1 && p.head.Queue == 0 && p.attachQueue() != nil {
+	if old.head.Flights == 1 && p.head.Flights == 0 && p.attachFlights() != nil {
 		p.head.Missed = 1 // without it the audit can't be believed here
 	}
 }
 
-// settle sets the audit's baseline and makes the set the one to resume from.
-func (p *pinned) settle(d device) error {
-	if err := p.rebase(d); err != nil {
+// ready sets the audit's baseline and makes the set the one to resume from.
+func (p *pinned) ready(s *statistics) error {
+	if err := p.rebase(s); err != nil {
 		return err
 	}
 	p.head.Ready = 1
@@ -215,7 +248,7 @@ func (p *pinned) open() error {
 	if !ok {
 		return errors.New("no header")
 	}
-	l := newLayout(block.BlockSize(h.BlockSize).Count(block.Size(h.Size)))
+	l := h.layout()
 	if int(p.m.MaxEntries()) != l.words {
 		return errors.New("the map has another size than its header says")
 	}
@@ -223,13 +256,11 @@ func (p *pinned) open() error {
 	if p.mem, err = mapMemory(p.m, l); err != nil {
 		return err
 	}
-	for i := range copies {
-		if err := p.openLink(donePin(i)); err != nil {
+	p.seen = make([]flight, 0, l.entries)
+	for _, pin := range h.pins() {
+		if err := p.openLink(pin); err != nil {
 			return nil // whole tells
 		}
-	}
-	if h.Queue == 1 {
-		p.openLink(queuePin)
 	}
 	return nil
 }
@@ -243,7 +274,12 @@ func (p *pinned) openLink(pin string) error {
 }
 
 // whole tells whether every program is still attached.
-func (p *pinned) whole() bool { return len(p.links) == copies+int(p.head.Queue) }
+func (p *pinned) whole() bool { return len(p.links) == len(p.head.pins()) }
+
+// fits tells whether the set can go on as the one that h describes.
+func (p *pinned) fits(h header) bool {
+	return p.head.Ready == 1 && p.head.Size == h.Size && p.head.BlockSize == h.BlockSize && p.head.Table == h.Table && p.whole()
+}
 
 // close lets go of the set, which goes on marking.
 func (p *pinned) close() error {
@@ -266,10 +302,12 @@ func (p *pinned) close() error {
 // drop ends tracking by this set. Links go first: a set without its map would be taken for damaged, one without its links
 // for one that has missed writes.
 func (p *pinned) drop() {
-	for i := range copies {
-		os.Remove(filepath.Join(p.dir, donePin(i)))
+	pins, _ := filepath.Glob(filepath.Join(p.dir, "*"))
+	for _, pin := range pins {
+		if filepath.Base(pin) != mapPin {
+			os.Remove(pin)
+		}
 	}
-	os.Remove(filepath.Join(p.dir, queuePin))
 	os.Remove(filepath.Join(p.dir, mapPin))
 	p.close()
 	os.Remove(p.dir)

@@ -25,7 +25,7 @@ func Probe() error {
 	if err != nil {
 		return err
 	}
-	l := newLayout(64)
+	l := newLayout(64, 64)
 	m, err := newMap(l)
 	if errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("tracking needs the capabilities CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN: run as root: %w", capture.ErrUnsupported)
@@ -42,7 +42,7 @@ func Probe() error {
 		return fmt.Errorf("this kernel does not let programs watch its block tracepoints (5.8 or later does, unless it is locked down): %w: %w", err, capture.ErrUnsupported)
 	}
 	// On no disk: there is none with these numbers.
-	probe := target{fields: f, layout: l, sectors: 1, mapFD: m.FD(), major: -1, minor: -1}
+	probe := target{fields: f, layout: l, table: table{Queues: 1, Depth: 64}, sectors: 1, mapFD: m.FD(), major: -1, minor: -1}
 	if err := load(probe.completion()); err != nil {
 		return fmt.Errorf("this kernel's programs can't set bits atomically (5.12 or later can): %w: %w", err, capture.ErrUnsupported)
 	}

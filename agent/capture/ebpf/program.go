@@ -27,6 +27,7 @@ type target struct {
 	start, sectors int64 // the tracked part of the disk in sectors
 	shift          int64 // log2 of the sectors in a block
 	layout         layout
+	table          table
 	copyIndex      int // which counters are its
 	mapFD          int
 }
@@ -39,6 +40,9 @@ const (
 	slotOp    = -32
 	slotMask  = -48
 	slotEnd   = -56
+	slotRq    = -64
+	slotEntry = -72 // index of the request's entry in the table of writes in flight
+	slotCount = -80
 )
 
 func load64(dst, src asm.Register, off int) asm.Instruction {
@@ -102,6 +106,20 @@ func (t target) orWord(skip string) asm.Instructions {
 	)
 }
 
+// request leaves argument arg, a request of the target's disk, in R6; of another disk, it ends.
+func (t target) request(arg int) asm.Instructions {
+	f := t.fields
+	ins := asm.Instructions{load64(asm.R6, asm.R1, 8*arg)}
+	if f.rqDisk >= 0 {
+		ins = append(ins, load64(asm.R1, asm.R6, f.rqDisk))
+	} else {
+		ins = append(ins, load64(asm.R1, asm.R6, f.rqQueue),
+			asm.JEq.Imm(asm.R1, 0, "out"),
+			load64(asm.R1, asm.R1, f.queueDisk))
+	}
+	return append(ins, t.onDisk()...)
+}
+
 // onDisk jumps to "out" unless the gendisk in R1 is the target's.
 func (t target) onDisk() asm.Instructions {
 	return asm.Instructions{
@@ -134,8 +152,8 @@ func (t target) writes() asm.Instructions {
 	return ins
 }
 
-// mark sets the blocks of the sectors R6 (first) and R7 (number).
-func (t target) mark() asm.Instructions {
+// mark sets the blocks of the sectors R6 (first) and R7 (number), and goes on at done, with all registers lost.
+func (t target) mark(done string) asm.Instructions {
 	ins := asm.Instructions{
 		// R6 = first, R7 = end, both relative to the tracked part and cut to it.
 		asm.Add.Reg(asm.R7, asm.R6),
@@ -145,29 +163,29 @@ func (t target) mark() asm.Instructions {
 		asm.LoadImm(asm.R2, t.start+t.sectors, asm.DWord).WithSymbol("start in range"),
 		asm.JLE.Reg(asm.R7, asm.R2, "end in range"),
 		asm.Mov.Reg(asm.R7, asm.R2),
-		asm.JGE.Reg(asm.R6, asm.R7, "out").WithSymbol("end in range"),
+		asm.JGE.Reg(asm.R6, asm.R7, done).WithSymbol("end in range"),
 		asm.Sub.Reg(asm.R6, asm.R1),
 		asm.Sub.Reg(asm.R7, asm.R1),
 		asm.Sub.Imm(asm.R7, 1),
 		asm.RSh.Imm(asm.R6, int32(t.shift)), // first block
 		asm.RSh.Imm(asm.R7, int32(t.shift)), // last block
 	}
-	ins = append(ins, t.orEnds("marks", t.layout.marks)...)
+	ins = append(ins, t.orEnds("marks", t.layout.marks, done)...)
 	ins = append(ins,
 		// The whole words between are bits of the coarse level: R6 = first, R7 = last.
 		asm.Mov.Reg(asm.R6, asm.R8),
 		asm.Add.Imm(asm.R6, 1),
 		asm.Mov.Reg(asm.R7, asm.R9),
 		asm.Sub.Imm(asm.R7, 1),
-		asm.JGT.Reg(asm.R6, asm.R7, "out"),
+		asm.JGT.Reg(asm.R6, asm.R7, done),
 	)
-	ins = append(ins, t.orEnds("coarse", t.layout.coarse)...)
-	return append(ins, t.fillCoarse()...)
+	ins = append(ins, t.orEnds("coarse", t.layout.coarse, done)...)
+	return append(ins, t.fillCoarse(done)...)
 }
 
-// orEnds sets the bits R6 to R7 of the bitmap at base in their first and last word, and leaves those words in R8 and R9. It
-// ends the program when there is no word between.
-func (t target) orEnds(label string, base int) asm.Instructions {
+// orEnds sets the bits R6 to R7 of the bitmap at base in their first and last word, and leaves those words in R8 and R9. It goes
+// goes on at done when there is no word between.
+func (t target) orEnds(label string, base int, done string) asm.Instructions {
 	one, first, last := label+" in one word", label+" first done", label+" last done"
 	ins := asm.Instructions{
 		asm.Mov.Reg(asm.R8, asm.R6), asm.RSh.Imm(asm.R8, 6),
@@ -189,7 +207,7 @@ func (t target) orEnds(label string, base int) asm.Instructions {
 	}
 	ins = append(ins, t.orWord(first)...)
 	ins = append(ins,
-		asm.JEq.Reg(asm.R8, asm.R9, "out").WithSymbol(first),
+		asm.JEq.Reg(asm.R8, asm.R9, done).WithSymbol(first),
 		fill(asm.R1, slotEnd),
 		spill(slotMask, asm.R1),
 		asm.Mov.Reg(asm.R1, asm.R9),
@@ -201,12 +219,12 @@ func (t target) orEnds(label string, base int) asm.Instructions {
 
 // fillCoarse sets the words between R8 and R9 of the coarse level whole. A plain store does: it only adds bits, and a taker
 // that clears them in the same moment has handed them over, and reads the disk later.
-func (t target) fillCoarse() asm.Instructions {
+func (t target) fillCoarse(done string) asm.Instructions {
 	ins := asm.Instructions{
 		asm.Sub.Reg(asm.R9, asm.R8), // one more than there are words between
 		asm.Add.Imm(asm.R8, int32(t.layout.coarse)),
 		asm.Mov.Imm(asm.R7, 1),
-		asm.JGE.Reg(asm.R7, asm.R9, "out").WithSymbol("coarse word"),
+		asm.JGE.Reg(asm.R7, asm.R9, done).WithSymbol("coarse word"),
 		asm.Mov.Reg(asm.R1, asm.R8),
 		asm.Add.Reg(asm.R1, asm.R7),
 	}
@@ -227,26 +245,19 @@ func end() asm.Instructions {
 // completion is the program at block_rq_complete. It runs after the data has landed and before the writer is told.
 func (t target) completion() *ebpf.ProgramSpec {
 	f := t.fields
-	ins := asm.Instructions{
-		load64(asm.R7, asm.R1, 8*f.argBytes),
-		load64(asm.R6, asm.R1, 8*f.argRequest),
-	}
-	if f.rqDisk >= 0 {
-		ins = append(ins, load64(asm.R1, asm.R6, f.rqDisk))
-	} else {
-		ins = append(ins, load64(asm.R1, asm.R6, f.rqQueue),
-			asm.JEq.Imm(asm.R1, 0, "out"),
-			load64(asm.R1, asm.R1, f.queueDisk))
-	}
-	ins = append(ins, t.onDisk()...)
+	ins := asm.Instructions{load64(asm.R7, asm.R1, 8*f.argBytes)}
+	ins = append(ins, t.request(f.argRequest)...)
 	ins = append(ins, load32(asm.R2, asm.R6, f.rqFlags))
 	ins = append(ins, t.writes()...)
 	ins = append(ins,
 		// the number of bytes is an unsigned int: its upper half is not ours
 		asm.LSh.Imm(asm.R7, 32).WithSymbol("writes"),
 		asm.RSh.Imm(asm.R7, 32+9), // sectors
-		asm.JEq.Imm(asm.R7, 0, "out"),
 		asm.Mov.Reg(asm.R8, asm.R6),
+	)
+	ins = append(ins, t.leave()...)
+	ins = append(ins,
+		asm.JEq.Imm(asm.R7, 0, "out"),
 		load64(asm.R6, asm.R6, f.rqSector),
 		spill(slotFirst, asm.R6),
 		spill(slotLast, asm.R7),
@@ -254,7 +265,7 @@ func (t target) completion() *ebpf.ProgramSpec {
 	ins = append(ins, t.count(counterSectors)...)
 	ins = append(ins, t.discardRanges()...)
 	ins = append(ins, fill(asm.R6, slotFirst).WithSymbol("one range"), fill(asm.R7, slotLast))
-	ins = append(ins, t.mark()...)
+	ins = append(ins, t.mark("out")...)
 	return t.spec("block_rq_complete", append(ins, end()...))
 }
 
@@ -300,29 +311,6 @@ func (t target) discardRanges() asm.Instructions {
 		asm.Sub.Reg(asm.R7, asm.R6),
 		spill(slotLast, asm.R7),
 	)
-}
-
-// queue is the program at block_bio_queue: a second mark, for kernels that withhold completion events.
-func (t target) queue() *ebpf.ProgramSpec {
-	f := t.fields
-	ins := asm.Instructions{load64(asm.R6, asm.R1, 8*f.argBio)}
-	if f.bioBdev >= 0 {
-		ins = append(ins, load64(asm.R1, asm.R6, f.bioBdev), asm.JEq.Imm(asm.R1, 0, "out"), load64(asm.R1, asm.R1, f.bdevDisk))
-	} else {
-		ins = append(ins, load64(asm.R1, asm.R6, f.bioDisk))
-	}
-	ins = append(ins, t.onDisk()...)
-	ins = append(ins, load32(asm.R2, asm.R6, f.bioFlags))
-	ins = append(ins, t.writes()...)
-	ins = append(ins,
-		load32(asm.R7, asm.R6, f.bioSize).WithSymbol("writes"),
-		asm.RSh.Imm(asm.R7, 9),
-		asm.JEq.Imm(asm.R7, 0, "out"),
-		load64(asm.R6, asm.R6, f.bioSector),
-	)
-	ins = append(ins, t.count(counterSectors)...)
-	ins = append(ins, t.mark()...)
-	return t.spec("block_bio_queue", append(ins, end()...))
 }
 
 func (t target) spec(tracepoint string, ins asm.Instructions) *ebpf.ProgramSpec {

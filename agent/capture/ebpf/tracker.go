@@ -13,14 +13,14 @@ import (
 	"github.com/understudy-dr/understudy/internal/block"
 )
 
-// QueueMark says whether writes are marked when they are queued as well as when they complete.
-type QueueMark string
+// Flights says whether writes in flight are kept in a table, besides being marked when they complete.
+type Flights string
 
 // The choices. It costs a few per cent at high depth, and is needed where the kernel withholds completion events.
 const (
-	QueueMarkAuto QueueMark = "auto" // on once an audit has fallen short; the default
-	QueueMarkOn   QueueMark = "on"
-	QueueMarkOff  QueueMark = "off"
+	FlightsAuto Flights = "auto" // on once an audit has fallen short; the default
+	FlightsOn   Flights = "on"
+	FlightsOff  Flights = "off"
 )
 
 // Options say what to track and where to pin it.
@@ -30,7 +30,7 @@ type Options struct {
 	BlockSize block.BlockSize // 0: 4096, coarser until one bitmap fits MaxBitmap
 	MaxBitmap block.Size      // 0: 16 MiB
 	PinRoot   string          // "": /sys/fs/bpf/understudy
-	QueueMark QueueMark       // "": auto
+	Flights   Flights         // "": auto
 }
 
 const defaultPinRoot = "/sys/fs/bpf/understudy"
@@ -42,12 +42,13 @@ type Tracker struct {
 	dir    string // of the pins
 	lock   *os.File
 	set    *pinned
+	stats  *statistics
 	resume bool
 	told   bool // the last Audit reported a miss
 
-	mu     sync.Mutex // guards what Status reads
-	queue  bool
-	closed bool
+	mu      sync.Mutex // guards what Status reads
+	flights bool
+	closed  bool
 }
 
 func (o Options) withDefaults(size block.Size) (Options, error) {
@@ -57,8 +58,8 @@ func (o Options) withDefaults(size block.Size) (Options, error) {
 	if o.MaxBitmap == 0 {
 		o.MaxBitmap = 16 * block.MiB
 	}
-	if o.QueueMark == "" {
-		o.QueueMark = QueueMarkAuto
+	if o.Flights == "" {
+		o.Flights = FlightsAuto
 	}
 	if o.BlockSize == 0 {
 		o.BlockSize = block.DefaultBlockSize
@@ -88,7 +89,12 @@ func Attach(opt Options) (*Tracker, error) {
 	if err := t.acquire(); err != nil {
 		return nil, err
 	}
+	if t.stats, err = openStatistics(dev); err != nil {
+		t.lock.Close()
+		return nil, err
+	}
 	if err := t.adopt(); err != nil {
+		t.stats.close()
 		t.lock.Close()
 		if why := Probe(); why != nil {
 			return nil, why // says it in a sentence
@@ -149,15 +155,15 @@ func (t *Tracker) adopt() error {
 		}
 		mine = append(mine, p)
 	}
-	if n := len(mine); n == 1 && mine[0].head.Ready == 1 && mine[0].head.Size == h.Size && mine[0].head.BlockSize == h.BlockSize && mine[0].whole() {
+	if len(mine) == 1 && mine[0].fits(h) {
 		t.set, t.resume = mine[0], true
 	} else if err := t.replace(mine, h); err != nil {
 		closeAll(mine)
 		return err
 	}
-	t.queue = t.set.head.Queue == 1
-	if t.opt.QueueMark == QueueMarkOn {
-		return t.markQueue()
+	t.flights = t.set.head.Flights == 1
+	if t.opt.Flights == FlightsOn {
+		return t.keepFlights()
 	}
 	return nil
 }
@@ -180,7 +186,7 @@ func (t *Tracker) replace(olds []*pinned, h header) error {
 		copy(set.mem.note(), p.mem.note())
 		set.takeOver(p)
 	}
-	if err := set.settle(t.dev); err != nil {
+	if err := set.ready(t.stats); err != nil {
 		set.drop()
 		return err
 	}
@@ -196,8 +202,9 @@ func (t *Tracker) Geometry() (block.BlockSize, block.Count) {
 	return t.opt.BlockSize, t.set.mem.blocks
 }
 
-// Take implements capture.Tracker.
+// Take implements capture.Tracker. It hands over what is in flight too, where there is a table of that.
 func (t *Tracker) Take(sink func(word int, marks uint64)) error {
+	t.set.settle(t.stats)
 	t.set.mem.take(sink)
 	return nil
 }
@@ -215,8 +222,8 @@ func (t *Tracker) Status() capture.Status {
 		Kind: "ebpf", Device: "/dev/" + t.dev.name, Granularity: t.opt.BlockSize,
 		Detail: fmt.Sprintf("writes of %s are marked when they complete, %d copies of the program", t.dev.name, copies),
 	}
-	if t.queue {
-		s.Detail += ", and when they are queued"
+	if t.flights {
+		s.Detail += "; writes in flight are kept in a table, since this kernel does not tell of every completion"
 	}
 	if t.closed {
 		return s
@@ -227,20 +234,21 @@ func (t *Tracker) Status() capture.Status {
 		s.Counters[fmt.Sprintf("copy%d_sectors", c)] = sectors
 		s.Marked = max(s.Marked, block.Size(sectors)*512)
 	}
+	s.Counters["found_sectors"] = t.set.mem.load(flightCopy, counterFound)
 	return s
 }
 
-// markQueue attaches the program at block_bio_queue too.
-func (t *Tracker) markQueue() error {
+// keepFlights attaches the programs that keep the table of writes in flight.
+func (t *Tracker) keepFlights() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.queue {
+	if t.flights {
 		return nil
 	}
-	if err := t.set.attachQueue(); err != nil {
+	if err := t.set.attachFlights(); err != nil {
 		return err
 	}
-	t.queue = true
+	t.flights = true
 	return nil
 }
 
@@ -252,6 +260,7 @@ func (t *Tracker) Close() error {
 		return nil
 	}
 	t.closed = true
+	t.stats.close()
 	return errors.Join(t.set.close(), t.lock.Close())
 }
 
@@ -259,6 +268,7 @@ func (t *Tracker) Close() error {
 func (t *Tracker) Remove() error {
 	t.mu.Lock()
 	t.set.drop()
+	t.stats.close()
 	t.closed = true
 	t.mu.Unlock()
 	return errors.Join(t.removeDir(), t.lock.Close())
