@@ -1,0 +1,155 @@
+package pki
+
+import (
+	"crypto/ecdsa"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// How a host's key and certificate are replaced, which are two files:
+//
+//  1. ca.crt.next   the CAs, if they change; synced
+//  2. host.crt.next the certificate; synced
+//  3. host.key      the key, renamed over the old one: from here on the new ones count
+//  4. ca.crt        renamed over the old one
+//  5. host.crt      renamed over the old one
+//
+// A crash before 3 leaves the old key, the old certificate and files that no one looks at. A crash after it leaves a key that
+// belongs to host.crt.next and not to host.crt: whoever reads the folder takes the one that belongs (Pair), and the next
+// Store finishes 4 and 5 before it begins. Between 3 and 5 nothing in the folder is missing.
+
+const next = ".next"
+
+// Store puts a key and its certificate into a host's folder, which it makes, in place of those that are there. cas are the CAs
+// to trust from now on; nil leaves them.
+func Store(dir string, key *ecdsa.PrivateKey, cert *x509.Certificate, cas []*x509.Certificate) error {
+	if err := store(dir, key, cert, cas); err != nil {
+		return fmt.Errorf("store certificate in %s: %w", dir, err)
+	}
+	return nil
+}
+
+func store(dir string, key *ecdsa.PrivateKey, cert *x509.Certificate, cas []*x509.Certificate) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	unlock, err := lockFolder(dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := finish(dir); err != nil {
+		return err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	for _, stale := range []string{HostCertFile, CACertFile} { // of a Store that ended before step 3
+		if err := os.Remove(filepath.Join(dir, stale+next)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if cas != nil {
+		if err := replace(filepath.Join(dir, CACertFile+next), bundle(cas), 0o644); err != nil {
+			return err
+		}
+	}
+	if err := replace(filepath.Join(dir, HostCertFile+next), pemOf(pemCertificate, cert.Raw), 0o644); err != nil {
+		return err
+	}
+	if err := replace(filepath.Join(dir, HostKeyFile), pemOf(pemKey, der), 0o600); err != nil {
+		return err
+	}
+	return finish(dir)
+}
+
+// finish does steps 4 and 5 if a Store did 3 and no more.
+func finish(dir string) error {
+	_, names, err := Pair(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // no key yet
+	}
+	if err != nil {
+		return err
+	}
+	for _, file := range []string{CACertFile, HostCertFile} {
+		if names[file] == file {
+			continue
+		}
+		if err := os.Rename(filepath.Join(dir, file+next), filepath.Join(dir, file)); err != nil {
+			return err
+		}
+		if err := syncFolder(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Pair tells which files of a host's folder belong together now, and gives what they hold; both are keyed by CACertFile,
+// HostCertFile and HostKeyFile. The names differ from the keys only where a Store was interrupted. A file that is missing is
+// an fs.ErrNotExist.
+func Pair(dir string) (content map[string][]byte, names map[string]string, err error) {
+	content, names = map[string][]byte{}, map[string]string{}
+	read := func(file, name string) error {
+		raw, err := os.ReadFile(filepath.Join(dir, name))
+		if err == nil {
+			content[file], names[file] = raw, name
+		}
+		return err
+	}
+	if err := read(HostKeyFile, HostKeyFile); err != nil {
+		return content, names, err
+	}
+	certMissing := read(HostCertFile, HostCertFile)
+	if certMissing == nil && belongs(content[HostCertFile], content[HostKeyFile]) {
+		return content, names, read(CACertFile, CACertFile)
+	}
+	later, err := os.ReadFile(filepath.Join(dir, HostCertFile+next))
+	if err != nil || !belongs(later, content[HostKeyFile]) { // then it is the pair that is no good, and the reader says so
+		return content, names, errors.Join(certMissing, read(CACertFile, CACertFile))
+	}
+	content[HostCertFile], names[HostCertFile] = later, HostCertFile+next
+	if err := read(CACertFile, CACertFile+next); !errors.Is(err, fs.ErrNotExist) {
+		return content, names, err
+	}
+	return content, names, read(CACertFile, CACertFile)
+}
+
+// belongs tells whether a certificate is of a key.
+func belongs(certPEM, keyPEM []byte) bool {
+	cert, err := parseOne(certPEM)
+	if err != nil {
+		return false
+	}
+	block, _ := pem.Decode(keyPEM)
+	if block == nil {
+		return false
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return false
+	}
+	key, ok := parsed.(*ecdsa.PrivateKey)
+	return ok && key.PublicKey.Equal(cert.PublicKey)
+}
+
+// Enrolled tells whether a host's folder holds a key or a certificate.
+func Enrolled(dir string) (bool, error) {
+	for _, file := range []string{HostKeyFile, HostCertFile} {
+		_, err := os.Lstat(filepath.Join(dir, file))
+		if err == nil {
+			return true, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return false, err
+		}
+	}
+	return false, nil
+}
