@@ -10,5 +10,5 @@ const (
 	replyTime = 2 * time.Minute
 	// maxDisks is how many disks a host may have copies of: each costs a folder, files and a goroutine, and making one up
 	// costs a source nothing.
-	maxDisks = 512
+	maxDisks = 256
 )

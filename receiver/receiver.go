@@ -81,7 +81,7 @@ func (r *Receiver) Run(ctx context.Context, l Listener) error {
 // serve answers the streams of one session.
 func (r *Receiver) serve(ctx context.Context, s *link.Session) {
 	log := r.log.With("peer", s.Peer().Host, "role", s.Peer().Role.String())
-	log.Info("session opened", "carrier", string(s.Carrier()), "addr", s.Peer().Addr)
+	log.Info("session opened", "carrier", string(s.Carrier()), "addr", s.Peer().Addr, "serial", s.Peer().Serial)
 	stop := context.AfterFunc(ctx, func() { s.Close(wire.Errorf(wire.CodeShutdown, "the receiver is stopping")) })
 	defer stop()
 	var wg sync.WaitGroup

@@ -36,7 +36,8 @@ type Config struct {
 	// MinVersion and MaxVersion are the versions of the protocol to speak. Default: all that wire knows.
 	MinVersion, MaxVersion uint16
 
-	gate *gateLimits // nil: defaultGate
+	gate   *gateLimits // nil: defaultGate
+	memory int         // of a peer, in bytes; 0: peerMemory
 }
 
 // withDefaults validates c and fills a copy.
@@ -67,6 +68,9 @@ func (c Config) withDefaults(role wire.Role) (Config, error) {
 	}
 	if c.MaxVersion == 0 {
 		c.MaxVersion = wire.MaxVersion
+	}
+	if c.memory == 0 {
+		c.memory = peerMemory
 	}
 	if c.gate == nil {
 		c.gate = &defaultGate

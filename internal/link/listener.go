@@ -42,7 +42,7 @@ func Listen(addr string, carriers []Carrier, cfg Config) (*Listener, error) {
 		return nil, err
 	}
 	l := &Listener{
-		cfg: cfg, log: &LogLimit{Log: cfg.Log}, ready: make(chan *Session), conns: map[conn]Peer{},
+		cfg: cfg, log: &LogLimit{Log: cfg.Log}, ready: make(chan *Session), conns: map[conn]Peer{}, peers: peers{memory: cfg.memory},
 		gates: map[Carrier]*gate{TCP: newGate(*cfg.gate), QUIC: newGate(*cfg.gate)},
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())

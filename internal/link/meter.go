@@ -9,8 +9,12 @@ import (
 
 // The TCP carrier's windows are a stream's own: a peer with many streams, none of which is read, could fill memory with all
 // of them together. QUIC has a window for the whole connection; here the meter takes its place. It follows yamux's framing
-// as it comes in, counts what each stream has received and not been asked for yet, and stops reading from the network while
-// the peer, over all its sessions, holds more than its budget. Only that peer waits then.
+// as it comes in, counts what memory each stream's buffer takes, and stops reading from the network while the peer, over all
+// its sessions, has more than its budget. Only that peer waits then.
+//
+// It stops between two frames and nowhere else: within one yamux holds the lock that the stream's reader needs, and would
+// wait for ever. So it is over the budget by a frame at most, which is as long as a window. yamux keeps a buffer that was
+// read to its end; such buffers are given back when memory is short, and count until then.
 
 // budget is the memory of one peer, over all its sessions, in bytes.
 type budget struct {
@@ -26,13 +30,6 @@ func newBudget(most int) *budget {
 	return b
 }
 
-// held is what is used now.
-func (b *budget) held() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.used
-}
-
 // meter is the connection that yamux reads from, in one goroutine. It counts against its peer's budget.
 type meter struct {
 	net.Conn
@@ -45,15 +42,17 @@ type meter struct {
 	id   uint32 // of the stream that they are for
 
 	// The rest is under budget.mu.
-	streams map[uint32]*unread
+	streams map[uint32]*buffer
 	ended   bool
 }
 
-// unread is what a stream has received and nobody has read.
-type unread struct {
-	n        int  // bytes, with unreadCost
-	finished bool // at this end
-	peer     bool // at the peer's end
+// buffer is what a stream has received and nobody has read, and the memory for it.
+type buffer struct {
+	n        int    // bytes unread
+	charged  int    // the most that n was, with unreadCost
+	shrink   func() // gives the memory back, if nothing is unread; nil while the stream has no owner
+	finished bool   // at this end
+	peer     bool   // at the peer's end
 }
 
 // unreadCost is what a stream is charged for being remembered: names of streams cost a peer nothing to make up.
@@ -72,19 +71,47 @@ const (
 )
 
 func newMeter(c net.Conn, b *budget) *meter {
-	return &meter{Conn: c, budget: b, streams: map[uint32]*unread{}}
+	return &meter{Conn: c, budget: b, streams: map[uint32]*buffer{}}
 }
 
-// Read reads, counts, and waits until the peer is within its budget.
+// Read reads no further than to the end of a header or a body, and waits before a header until the peer is within its
+// budget.
 func (m *meter) Read(p []byte) (int, error) {
+	if m.body > 0 {
+		p = p[:min(len(p), int(m.body))]
+	} else {
+		p = p[:min(len(p), yamuxHeader-m.got)]
+	}
+	if m.body == 0 && m.got == 0 {
+		m.wait()
+	}
 	n, err := m.Conn.Read(p)
 	m.budget.mu.Lock()
 	defer m.budget.mu.Unlock()
 	m.count(p[:n])
-	for m.budget.used > m.budget.most && !m.ended {
-		m.budget.room.Wait()
-	}
 	return n, err
+}
+
+func (m *meter) wait() {
+	m.budget.mu.Lock()
+	defer m.budget.mu.Unlock()
+	for m.budget.used > m.budget.most && !m.ended {
+		if !m.shrink() {
+			m.budget.room.Wait()
+		}
+	}
+}
+
+// shrink gives back the buffers of streams that were read to their end, and tells whether there were any.
+func (m *meter) shrink() (any bool) {
+	for _, u := range m.streams {
+		if u.n == 0 && u.charged > unreadCost && u.shrink != nil {
+			u.shrink()
+			m.budget.used -= u.charged - unreadCost
+			u.charged, any = unreadCost, true
+		}
+	}
+	return any
 }
 
 // count follows the framing over the next bytes.
@@ -92,8 +119,12 @@ func (m *meter) count(p []byte) {
 	for len(p) > 0 {
 		if m.body > 0 {
 			n := min(int(m.body), len(p))
-			m.stream(m.id).n += n
-			m.budget.used += n
+			u := m.stream(m.id)
+			u.n += n
+			if more := u.n + unreadCost - u.charged; more > 0 {
+				u.charged += more
+				m.budget.used += more
+			}
 			m.body -= uint32(n)
 			p = p[n:]
 			continue
@@ -122,14 +153,21 @@ func (m *meter) frame() {
 	m.settle(m.id, u)
 }
 
-func (m *meter) stream(id uint32) *unread {
+func (m *meter) stream(id uint32) *buffer {
 	u := m.streams[id]
 	if u == nil {
-		u = &unread{n: unreadCost}
+		u = &buffer{charged: unreadCost}
 		m.budget.used += unreadCost
 		m.streams[id] = u
 	}
 	return u
+}
+
+// own says how a stream's owner gives its memory back.
+func (m *meter) own(id uint32, shrink func()) {
+	m.budget.mu.Lock()
+	defer m.budget.mu.Unlock()
+	m.stream(id).shrink = shrink
 }
 
 // read says that a stream's owner has taken n bytes.
@@ -137,8 +175,9 @@ func (m *meter) read(id uint32, n int) {
 	m.budget.mu.Lock()
 	defer m.budget.mu.Unlock()
 	if u := m.streams[id]; u != nil {
-		u.n -= n
-		m.budget.free(n)
+		if u.n -= n; u.n == 0 {
+			m.budget.room.Broadcast()
+		}
 	}
 }
 
@@ -162,7 +201,7 @@ func (m *meter) finish(id uint32) {
 }
 
 // settle forgets a stream that has ended at both ends.
-func (m *meter) settle(id uint32, u *unread) bool {
+func (m *meter) settle(id uint32, u *buffer) bool {
 	if !u.finished || !u.peer {
 		return false
 	}
@@ -170,10 +209,11 @@ func (m *meter) settle(id uint32, u *unread) bool {
 	return true
 }
 
-func (m *meter) forget(id uint32, u *unread) {
+func (m *meter) forget(id uint32, u *buffer) {
 	if m.streams[id] == u {
 		delete(m.streams, id)
-		m.budget.free(u.n)
+		m.budget.used -= u.charged
+		m.budget.room.Broadcast()
 	}
 }
 
@@ -186,10 +226,4 @@ func (m *meter) end() {
 		m.forget(id, u)
 	}
 	m.budget.room.Broadcast()
-}
-
-// free needs mu.
-func (b *budget) free(n int) {
-	b.used -= n
-	b.room.Broadcast()
 }

@@ -11,6 +11,8 @@ import (
 // peers are those with sessions at a listener, by the name in their certificates. What a peer may have open is counted over
 // all its sessions, so more sessions are not more of anything; and no peer's share is taken from another's.
 type peers struct {
+	memory int // of each, in bytes
+
 	mu   sync.Mutex
 	byID map[string]*account
 }
@@ -31,13 +33,14 @@ func (p *peers) enter(name string, c conn) *account {
 	}
 	a := p.byID[name]
 	if a == nil {
-		a = &account{memory: newBudget(peerMemory)}
+		a = &account{memory: newBudget(p.memory)}
 		p.byID[name] = a
 	}
 	a.conns = append(a.conns, c)
 	var oldest conn
 	if len(a.conns) > maxSessions {
-		oldest, a.conns = a.conns[0], slices.Delete(a.conns, 0, 1)
+		oldest = a.conns[0]
+		a.conns = slices.Delete(a.conns, 0, 1)
 	}
 	p.mu.Unlock()
 	if oldest != nil {

@@ -49,7 +49,7 @@ func dial(ctx context.Context, carrier Carrier, addr string, cfg Config) (*Sessi
 	if err != nil {
 		return nil, err
 	}
-	if err := c.start(ctx, newBudget(peerMemory)); err != nil {
+	if err := c.start(ctx, newBudget(cfg.memory)); err != nil {
 		c.close(nil)
 		return nil, err
 	}

@@ -214,7 +214,7 @@ func (c *tcpConn) open(ctx context.Context) (rawStream, error) {
 		if r.err != nil {
 			return nil, c.streamError(r.err)
 		}
-		return &tcpStream{r.s, c}, nil
+		return c.stream(r.s), nil
 	case <-ctx.Done():
 		go func() {
 			if r := <-opened; r.err == nil {
@@ -230,7 +230,12 @@ func (c *tcpConn) accept(ctx context.Context) (rawStream, error) {
 	if err != nil {
 		return nil, c.streamError(err)
 	}
-	return &tcpStream{s, c}, nil
+	return c.stream(s), nil
+}
+
+func (c *tcpConn) stream(s *yamux.Stream) *tcpStream {
+	c.meter.own(s.StreamID(), s.Shrink)
+	return &tcpStream{s, c}
 }
 
 // streamError tells the end of the session from that of a stream. yamux makes the former look like a clean end of each

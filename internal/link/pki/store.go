@@ -43,53 +43,60 @@ func store(dir string, key *ecdsa.PrivateKey, cert *x509.Certificate, cas []*x50
 		return err
 	}
 	defer unlock()
-	if err := finish(dir); err != nil {
-		return err
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	steps, err := storing(dir, key, cert, cas)
 	if err != nil {
 		return err
 	}
-	for _, stale := range []string{HostCertFile, CACertFile} { // of a Store that ended before step 3
-		if err := os.Remove(filepath.Join(dir, stale+next)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	if cas != nil {
-		if err := replace(filepath.Join(dir, CACertFile+next), bundle(cas), 0o644); err != nil {
-			return err
-		}
-	}
-	if err := replace(filepath.Join(dir, HostCertFile+next), pemOf(pemCertificate, cert.Raw), 0o644); err != nil {
-		return err
-	}
-	if err := replace(filepath.Join(dir, HostKeyFile), pemOf(pemKey, der), 0o600); err != nil {
-		return err
-	}
-	return finish(dir)
-}
-
-// finish does steps 4 and 5 if a Store did 3 and no more.
-func finish(dir string) error {
-	_, names, err := Pair(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // no key yet
-	}
-	if err != nil {
-		return err
-	}
-	for _, file := range []string{CACertFile, HostCertFile} {
-		if names[file] == file {
-			continue
-		}
-		if err := os.Rename(filepath.Join(dir, file+next), filepath.Join(dir, file)); err != nil {
-			return err
-		}
-		if err := syncFolder(dir); err != nil {
+	for _, step := range steps {
+		if err := step(); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// storing are the steps, and what comes before them; a crash may come after each.
+func storing(dir string, key *ecdsa.PrivateKey, cert *x509.Certificate, cas []*x509.Certificate) ([]func() error, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	path := func(name string) string { return filepath.Join(dir, name) }
+	last := func(file string) func() error { return func() error { return finish(dir, file) } }
+	clear := func(file string) func() error { // what a Store left that ended before step 3
+		return func() error {
+			if err := os.Remove(path(file + next)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			return syncFolder(dir)
+		}
+	}
+	steps := []func() error{last(CACertFile), last(HostCertFile), clear(HostCertFile), clear(CACertFile)}
+	if cas != nil {
+		steps = append(steps, func() error { return replace(path(CACertFile+next), bundle(cas), 0o644) })
+	}
+	return append(steps,
+		func() error { return replace(path(HostCertFile+next), pemOf(pemCertificate, cert.Raw), 0o644) },
+		func() error { return replace(path(HostKeyFile), pemOf(pemKey, der), 0o600) },
+		last(CACertFile), last(HostCertFile)), nil
+}
+
+// finish renames a file of the pair that counts to its own name, if that is still to be done.
+func finish(dir, file string) error {
+	_, names, err := Pair(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // nothing counts yet
+	}
+	if err != nil {
+		return err
+	}
+	if names[file] == file {
+		return nil
+	}
+	if err := os.Rename(filepath.Join(dir, file+next), filepath.Join(dir, file)); err != nil {
+		return err
+	}
+	return syncFolder(dir)
 }
 
 // Pair tells which files of a host's folder belong together now, and gives what they hold; both are keyed by CACertFile,
