@@ -162,8 +162,10 @@ func TestAListenerThatTakesNoEnrolments(t *testing.T) {
 func TestAHostTakesNothingElse(t *testing.T) {
 	home, other := newSite(t), newSite(t)
 	another := home.host(t, "web9", wire.RoleSource).Certificate().Raw
+	sameName := home.host(t, "web1", wire.RoleSource).Certificate().Raw
 	for name, spoil := range map[string]func(*wire.Granted){
 		"of another host":    func(g *wire.Granted) { g.Certificate = another },
+		"of another key":     func(g *wire.Granted) { g.Certificate = sameName },
 		"rubbish":            func(g *wire.Granted) { g.Certificate = []byte{1, 2, 3} },
 		"without the CA":     func(g *wire.Granted) { g.CAs = nil },
 		"with another CA":    func(g *wire.Granted) { g.CAs = [][]byte{other.authority(t).Certificate().Raw} },

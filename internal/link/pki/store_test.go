@@ -119,6 +119,43 @@ func TestStoreSurvivesACrashAfterEachStep(t *testing.T) {
 	}
 }
 
+// TestStoreSurvivesACrashOfTheNext: a Store that was interrupted is followed by one that is interrupted too. At no time is the
+// folder without a whole certificate.
+func TestStoreSurvivesACrashOfTheNext(t *testing.T) {
+	before, after := newAuthority(t), newAuthority(t)
+	among := map[string]signed{"old": before.give(t, "web1"), "new": after.give(t, "web1"), "third": after.give(t, "web1")}
+	cas := map[string]*Authority{"old": before, "new": after, "third": after}
+	steps := func(dir, name string) []func() error {
+		t.Helper()
+		all, err := storing(dir, among[name].key, among[name].cert, []*x509.Certificate{cas[name].cert})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	took := len(steps(t.TempDir(), "new"))
+	for n := range took + 1 {
+		dir := filepath.Join(t.TempDir(), "pki")
+		if err := Store(dir, among["old"].key, among["old"].cert, []*x509.Certificate{before.cert}); err != nil {
+			t.Fatal(err)
+		}
+		for _, step := range steps(dir, "new")[:n] {
+			if err := step(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		last := counts(t, dir, among, cas)
+		for m, step := range steps(dir, "third") { // one after the other: each is where the second may end
+			if err := step(); err != nil {
+				t.Fatal(err)
+			}
+			if got := counts(t, dir, among, cas); got != last && got != "third" {
+				t.Fatalf("after %d steps of one and %d of the next the %s certificate counts, before it was the %s", n, m+1, got, last)
+			}
+		}
+	}
+}
+
 // leftovers holds that a whole Store leaves nothing of itself.
 func leftovers(t *testing.T, dir string) {
 	t.Helper()
