@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/understudy-dr/understudy/internal/block"
 	"github.com/understudy-dr/understudy/internal/codec"
@@ -23,12 +24,14 @@ func (r *Receiver) scan(ctx context.Context, may reach, stream *link.Stream, fir
 		if err != nil {
 			return storageError(err)
 		}
+		stream.SetDeadline(time.Now().Add(replyTime))
 		if err := stream.Send(reply); err != nil {
 			return err
 		}
 		if err := stream.Flush(); err != nil {
 			return err
 		}
+		stream.SetDeadline(time.Time{}) // the next request may take its time
 		got, err := stream.Receive()
 		if errors.Is(err, io.EOF) {
 			return nil

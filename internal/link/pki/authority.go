@@ -107,7 +107,8 @@ func (a *Authority) Enroll(m *wire.Enroll, ttl time.Duration, addr string) (*x50
 	})
 }
 
-// Renew gives the holder of a certificate that is good another one of the same name and roles, good for ttl.
+// Renew gives the holder of a certificate that is good another one of the same name and roles, good for ttl. It renews what it
+// signed itself and nothing else: whoever has the key of a CA that is on its way out must not get from there into the new one.
 func (a *Authority) Renew(old *x509.Certificate, der []byte, ttl time.Duration, addr string) (*x509.Certificate, error) {
 	request, err := checkRequest(der)
 	if err != nil {
@@ -127,6 +128,9 @@ func (a *Authority) renew(old *x509.Certificate, public crypto.PublicKey, ttl ti
 		return nil, err
 	}
 	name := old.DNSNames[0]
+	if old.CheckSignatureFrom(a.cert) != nil {
+		return nil, wire.Errorf(wire.CodeCertificate, "the certificate of %s is of another CA than the one that signs now, and is not renewed: %s%s", name, another, name)
+	}
 	if revoked.Has(a.cert, old) {
 		return nil, wire.Errorf(wire.CodeCertificate, "the certificate of %s was revoked: %s%s", name, another, name)
 	}

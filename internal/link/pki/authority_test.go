@@ -244,6 +244,9 @@ func TestRevokeByName(t *testing.T) {
 	if _, err := a.Renew(second, request(t), time.Hour, ""); !errors.Is(err, wire.ErrCertificate) {
 		t.Errorf("a revoked certificate was renewed: %v", err)
 	}
+	if _, err := newAuthority(t).Renew(other, request(t), time.Hour, ""); !errors.Is(err, wire.ErrCertificate) || !strings.Contains(err.Error(), "of another CA") {
+		t.Errorf("a certificate of another CA was renewed: %v", err)
+	}
 	if _, err := a.Revoke(&wire.Revoke{Name: "nobody"}, "ann", ""); !errors.Is(err, wire.ErrCertificate) {
 		t.Errorf("of nobody: %v", err)
 	}
