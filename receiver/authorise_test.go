@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -45,7 +46,7 @@ type station struct {
 	log  lines
 }
 
-func newStation(t *testing.T) *station {
+func newStation(t *testing.T, tune ...func(*Receiver)) *station {
 	t.Helper()
 	s := &station{t: t, ca: filepath.Join(t.TempDir(), "ca")}
 	if err := pki.Init(s.ca, "home", false); err != nil {
@@ -65,6 +66,9 @@ func newStation(t *testing.T) *station {
 	r, err := New(Config{Dir: t.TempDir()}, cd, NewSigner(authority, time.Hour, current, log), log)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range tune {
+		f(r)
 	}
 	l, err := link.Listen("127.0.0.1:0", []link.Carrier{link.TCP}, link.Config{Current: current})
 	if err != nil {
@@ -332,5 +336,23 @@ func TestAHostHasSoManyDisks(t *testing.T) {
 	}
 	if _, err := s.ask(s.session("web2", wire.RoleSource), &wire.Open{Disk: block.NewDiskID(), Size: 1 << 20, BlockSize: 4096}); err != nil {
 		t.Errorf("another host: %v", err)
+	}
+}
+
+// TestAStreamThatSaysNothingEnds, and the session goes on.
+func TestAStreamThatSaysNothingEnds(t *testing.T) {
+	s := newStation(t, func(r *Receiver) { r.patience = 50 * time.Millisecond })
+	session := s.session("vic", wire.RoleViewer)
+	stream, err := session.OpenStream(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	stream.SetDeadline(time.Now().Add(time.Minute))
+	if got, err := stream.Receive(); !errors.Is(err, io.EOF) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := s.ask(session, &wire.Query{Kind: wire.QueryStatus}); err != nil {
+		t.Errorf("another request: %v", err)
 	}
 }

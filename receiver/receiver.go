@@ -28,7 +28,8 @@ type Receiver struct {
 	refusals link.LogLimit
 	signer   *Signer // nil: this receiver has no CA
 
-	hashing *turns // of scans
+	hashing  *turns        // of scans
+	patience time.Duration // with a stream that says nothing
 
 	folders sync.WaitGroup
 	foldMu  sync.Mutex
@@ -49,7 +50,7 @@ func New(cfg Config, codec block.Codec, signer *Signer, log *slog.Logger) (*Rece
 	}
 	return &Receiver{
 		cfg: cfg, codec: codec, log: log, store: s, folding: map[*replica]bool{}, signer: signer,
-		refusals: link.LogLimit{Log: log}, hashing: newTurns(runtime.NumCPU()),
+		refusals: link.LogLimit{Log: log}, hashing: newTurns(runtime.NumCPU()), patience: firstMessage,
 	}, nil
 }
 
@@ -122,7 +123,7 @@ func (r *Receiver) refuse(peer link.Peer, what string, stream *link.Stream, err 
 // answer reads a stream's first message and does what it asks, if the table in authorise.go lets the peer. It tells what was
 // asked for, for the log of a refusal.
 func (r *Receiver) answer(ctx context.Context, peer link.Peer, stream *link.Stream) (what string, err error) {
-	stream.SetDeadline(time.Now().Add(firstMessage))
+	stream.SetDeadline(time.Now().Add(r.patience))
 	got, err := stream.Receive()
 	if err != nil {
 		return "", err

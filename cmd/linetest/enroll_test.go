@@ -138,7 +138,7 @@ func TestEnrollSaysWhatIsWrong(t *testing.T) {
 		"another host's":      {good, "web2", nil, 5, "enroll with --host web1"},
 		"past its time":       {brief, "web1", nil, 5, "understudy enroll-token --host web1"},
 		"no place to store":   {good, "web1", []string{"--pki", "/proc/nowhere"}, 1, "make folder"},
-		"already enrolled":    {good, "web1", []string{"--pki", s.path("source")}, 7, "--force"},
+		"already enrolled":    {good, "web1", []string{"--pki", s.path("source")}, 2, "--force"},
 		"the wrong CA's host": {offline("other-ca", "--receiver", s.addr), "web1", []string{"--carrier", "quic"}, 5, "--ca"},
 	} {
 		stderr, code := s.enroll(row.token, row.host, "fresh", row.more...)

@@ -142,7 +142,7 @@ func (e enrollment) mayStore() error {
 		if c, err := link.LoadCredentials(e.pki); err == nil {
 			until = fmt.Sprintf(" (%s, good until %s, renewed by a running agent)", c.Name, c.Certificate().NotAfter.UTC().Format(time.RFC3339))
 		}
-		return daemon.Exitf(daemon.CodeInUse, "there is a certificate in %s already%s: --force enrolls anew", e.pki, until)
+		return daemon.Exitf(daemon.CodeUsage, "there is a certificate in %s already%s: --force enrolls anew", e.pki, until)
 	}
 	if err := os.MkdirAll(e.pki, 0o700); err != nil {
 		return fmt.Errorf("make folder for the certificate: %w", err)

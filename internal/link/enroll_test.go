@@ -264,6 +264,41 @@ func TestRevocationEndsSessions(t *testing.T) {
 	}
 }
 
+// TestRevocationDuringTheGreeting: a peer that has shown its certificate and takes its time with the hello is revoked in
+// between, and gets no session.
+func TestRevocationDuringTheGreeting(t *testing.T) {
+	home := newSite(t)
+	home.host(t, "dr1", wire.RoleTarget)
+	source := home.host(t, "web1", wire.RoleSource)
+	var log logs
+	k, err := link.NewKeeper(filepath.Join(home.dir, "dr1"), log.logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := listen(t, link.Config{Current: k.Current, Log: log.logger()})
+	c, err := tls.Dial("tcp", l.Addr(link.TCP).String(), source.TLSConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	time.Sleep(100 * time.Millisecond) // the listener looks at the certificate and waits for the hello
+	if _, err := home.authority(t).Revoke(&wire.Revoke{Name: "web1"}, "ann", ""); err != nil {
+		t.Fatal(err)
+	}
+	copyFile(t, filepath.Join(home.dir, pki.CRLFile), filepath.Join(home.dir, "dr1", pki.CRLFile))
+	k.Reload()
+	time.Sleep(2 * link.StandEvery) // those under way have been looked at
+	hello, err := wire.Append(nil, &wire.Hello{MinVersion: 1, MaxVersion: 1, Role: wire.RoleSource, Host: "web1", Time: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write(hello); err != nil {
+		t.Fatal(err)
+	}
+	log.waitFor(t, "was revoked")
+	noSession(t, l)
+}
+
 // TestRevocationOfThisEndStillLetsItKnowOfOthers: a host whose own certificate was revoked takes the list up all the same.
 func TestRevocationOfThisEndStillLetsItKnowOfOthers(t *testing.T) {
 	home := newSite(t)

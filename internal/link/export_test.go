@@ -79,6 +79,7 @@ const (
 	MaxSessions        = maxSessions
 	MaxHalfOpenPerAddr = maxHalfOpenPerAddr
 	LogLines           = logLines
+	StandEvery         = standEvery
 )
 
 // ALPNEnroll is what hosts come for that have a token.

@@ -277,6 +277,11 @@ func (l *Listener) greet(ctx context.Context, c conn, carrier Carrier) {
 		c.close(wire.Errorf(wire.CodeShutdown, "the peer is stopping"))
 		return
 	}
+	// What was revoked since the certificate was looked at, watch has not seen to for this one.
+	if err := l.cfg.Current().trust.stands(peer.Certificate); err != nil {
+		l.turnedAway(carrier, peer, refuse(c, err))
+		return
+	}
 	if err := c.start(ctx, account.memory); err != nil {
 		c.close(nil)
 		l.turnedAway(carrier, peer, err)
