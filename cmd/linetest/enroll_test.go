@@ -217,6 +217,38 @@ func (s *site) serial(folder string) string {
 	return entries[len(entries)-1].Serial
 }
 
+// TestDumpOfIdentities: each file that identities are made of is shown, and keys are not.
+func TestDumpOfIdentities(t *testing.T) {
+	s := newSite(t, "tcp")
+	s.startReceiver("--ca", s.path("ca"))
+	if stderr, code := s.enroll(s.token("web1"), "web1", "host"); code != 0 {
+		t.Fatalf("enroll: exit %d: %s", code, stderr)
+	}
+	s.ours("pki", "revoke", "--name", "web1", "--dir", s.path("ca"))
+	for pattern, says := range map[string]string{
+		"host/host.crt":     `"is":"certificate","name":"web1","roles":["source"],"serial":"` + s.serial("host") + `"`,
+		"host/ca.crt":       `"is":"CA","name":"test understudy CA"`,
+		"host/ledger.jsonl": `"event":"enrolled"`,
+		"ca/ledger.jsonl":   `"event":"revoked"`,
+		"ca/ca.crl":         `"is":"revoked","by":"test understudy CA","number":"1"`,
+		"ca/tokens/*.json":  "token, version 1",
+		"host/host.key":     "PRIVATE KEY, not shown",
+	} {
+		files, err := filepath.Glob(s.path(pattern))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("no %s: %v", pattern, err)
+		}
+		if out := s.ours("dump", files[0]); !strings.Contains(out, says) {
+			t.Errorf("dump of %s says %.300q, want %q", pattern, out, says)
+		}
+		for line := range strings.Lines(s.ours("dump", "--json", files[0])) {
+			if !json.Valid([]byte(line)) {
+				t.Errorf("dump --json of %s prints %q", pattern, line)
+			}
+		}
+	}
+}
+
 // TestReplaceALostCA goes the way of docs/OPERATING.md: the key of the CA is gone. Both CAs are trusted side by side while
 // hosts enroll anew, and points come all the while; then the old one is dropped, and counts for nothing.
 func TestReplaceALostCA(t *testing.T) {

@@ -347,7 +347,7 @@ func (l *Listener) turnedAway(carrier Carrier, peer Peer, err error) {
 	}
 	args := []any{"addr", peer.Addr, "carrier", string(carrier), "err", err}
 	if peer.Host != "" {
-		args = append(args, "host", peer.Host)
+		args = append(args, "host", peer.Host, "serial", peer.Serial)
 	}
 	addr := peer.Addr
 	if at, err := netip.ParseAddrPort(addr); err == nil {
