@@ -13,6 +13,7 @@ type LogLimit struct {
 
 	mu    sync.Mutex
 	peers map[string]*logged
+	swept time.Time // when there was last made room
 }
 
 // logged is what was said of one peer.
@@ -65,7 +66,8 @@ func (l *LogLimit) begin(peer string, now time.Time) *logged {
 	if l.peers == nil {
 		l.peers = map[string]*logged{}
 	}
-	if len(l.peers) >= logPeers {
+	if len(l.peers) >= logPeers && now.Sub(l.swept) > logPeriod { // not for each of many: that would be work for whoever knocks
+		l.swept = now
 		for name, p := range l.peers {
 			if now.Sub(p.since) > logPeriod && p.dropped == 0 {
 				delete(l.peers, name)
