@@ -14,7 +14,10 @@ import (
 
 // Parts are what an Agent is made of besides its Config: main makes them.
 type Parts struct {
-	Dial  func(ctx context.Context) (*link.Session, error)
+	Dial func(ctx context.Context) (*link.Session, error)
+	// Renew keeps this host's certificate good by way of a session: it runs beside each, and returns when ctx ends. nil: nobody
+	// does.
+	Renew func(ctx context.Context, s *link.Session)
 	Open  OpenTracker
 	Codec block.Codec
 	Guard []string // the command that ends in RunGuard
@@ -167,6 +170,9 @@ func (a *Agent) serve(ctx context.Context, s *link.Session, guard *Guard) error 
 	g.cutter = startCutter(f, len(a.cfg.Disks))
 	defer g.cutter.stop()
 	var wg sync.WaitGroup
+	if a.parts.Renew != nil {
+		wg.Go(func() { a.parts.Renew(ctx, s) })
+	}
 	for i := range a.cfg.Disks {
 		wg.Go(func() { g.runDisk(ctx, i) })
 	}

@@ -2,7 +2,7 @@ package receiver
 
 import (
 	"context"
-	"encoding/json"
+	"time"
 
 	"github.com/understudy-dr/understudy/internal/block"
 	"github.com/understudy-dr/understudy/internal/link"
@@ -10,12 +10,13 @@ import (
 )
 
 // command does what an operator asks, tells how far it is, and answers with a JSON document.
-func (r *Receiver) command(ctx context.Context, stream *link.Stream, c *wire.Command) error {
-	rep, err := r.store.find(c.Disk)
+func (r *Receiver) command(ctx context.Context, may reach, stream *link.Stream, c *wire.Command) error {
+	rep, err := r.store.find(c.Disk, may)
 	if err != nil {
 		return err
 	}
 	progress := func(done, total block.Size) error {
+		stream.SetDeadline(time.Now().Add(replyTime))
 		if err := stream.Send(&wire.Progress{Done: done, Total: total}); err != nil {
 			return err
 		}
@@ -25,14 +26,7 @@ func (r *Receiver) command(ctx context.Context, stream *link.Stream, c *wire.Com
 	if err != nil {
 		return storageError(err)
 	}
-	raw, err := json.Marshal(doc)
-	if err != nil {
-		return err
-	}
-	if err := stream.Send(&wire.Reply{Document: raw}); err != nil {
-		return err
-	}
-	return stream.Flush()
+	return reply(stream, doc)
 }
 
 // obey is the table of the commands.

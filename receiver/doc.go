@@ -6,6 +6,7 @@
 //	                                        │
 //	                                        └▶ retention ▸ fold ▸ volume (fold.go)   one goroutine a disk
 //	operator ═▶ query, read (query.go, restore.go);  source ═▶ scan (scan.go)  one stream a request
+//	every request ═▶ may this peer, and of which disks? (authorise.go)
 //
 // A delta is acknowledged when its seal is synced and not before. What arrives is checked at once (frame checksums, counts,
 // the digest chain at the seal) and stored as it came.

@@ -53,17 +53,19 @@ func pointReport(p journal.Point) PointReport {
 }
 
 // query answers with a JSON document.
-func (r *Receiver) query(stream *link.Stream, q *wire.Query) error {
+func (r *Receiver) query(may reach, stream *link.Stream, q *wire.Query) error {
 	var doc any
 	switch q.Kind {
 	case wire.QueryStatus:
 		list := []DiskReport{}
 		for _, rep := range r.store.all() {
-			list = append(list, rep.report())
+			if may.covers(rep.journal.Meta().Host) {
+				list = append(list, rep.report())
+			}
 		}
 		doc = list
 	case wire.QueryPoints:
-		rep, err := r.store.find(q.Disk)
+		rep, err := r.store.find(q.Disk, may)
 		if err != nil {
 			return err
 		}
@@ -75,10 +77,16 @@ func (r *Receiver) query(stream *link.Stream, q *wire.Query) error {
 	default:
 		return wire.Errorf(wire.CodeProtocol, "unknown query %d", q.Kind)
 	}
+	return reply(stream, doc)
+}
+
+// reply answers with a document, and is done.
+func reply(stream *link.Stream, doc any) error {
 	raw, err := json.Marshal(doc)
 	if err != nil {
 		return err
 	}
+	stream.SetDeadline(time.Now().Add(replyTime))
 	if err := stream.Send(&wire.Reply{Document: raw}); err != nil {
 		return err
 	}

@@ -25,7 +25,11 @@ type Receiver struct {
 	log   *slog.Logger
 	store *store
 
-	hashing chan struct{} // a token for each scan that reads now
+	refusals link.LogLimit
+	signer   *Signer // nil: this receiver has no CA
+
+	hashing  *turns        // of scans
+	patience time.Duration // with a stream that says nothing
 
 	folders sync.WaitGroup
 	foldMu  sync.Mutex
@@ -33,7 +37,9 @@ type Receiver struct {
 }
 
 // New opens the directory and recovers every journal in it. It starts nothing. Close what it returns.
-func New(cfg Config, codec block.Codec, log *slog.Logger) (*Receiver, error) {
+//
+// signer signs the certificates of hosts; nil where the CA is elsewhere.
+func New(cfg Config, codec block.Codec, signer *Signer, log *slog.Logger) (*Receiver, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
@@ -42,7 +48,10 @@ func New(cfg Config, codec block.Codec, log *slog.Logger) (*Receiver, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Receiver{cfg: cfg, codec: codec, log: log, store: s, folding: map[*replica]bool{}, hashing: make(chan struct{}, max(2, runtime.NumCPU()))}, nil
+	return &Receiver{
+		cfg: cfg, codec: codec, log: log, store: s, folding: map[*replica]bool{}, signer: signer,
+		refusals: link.LogLimit{Log: log}, hashing: newTurns(runtime.NumCPU()), patience: firstMessage,
+	}, nil
 }
 
 // Close lets go of the directory. Run must have returned.
@@ -73,7 +82,7 @@ func (r *Receiver) Run(ctx context.Context, l Listener) error {
 // serve answers the streams of one session.
 func (r *Receiver) serve(ctx context.Context, s *link.Session) {
 	log := r.log.With("peer", s.Peer().Host, "role", s.Peer().Role.String())
-	log.Info("session opened", "carrier", string(s.Carrier()), "addr", s.Peer().Addr)
+	log.Info("session opened", "carrier", string(s.Carrier()), "addr", s.Peer().Addr, "serial", s.Peer().Serial)
 	stop := context.AfterFunc(ctx, func() { s.Close(wire.Errorf(wire.CodeShutdown, "the receiver is stopping")) })
 	defer stop()
 	var wg sync.WaitGroup
@@ -84,8 +93,8 @@ func (r *Receiver) serve(ctx context.Context, s *link.Session) {
 		}
 		wg.Go(func() {
 			defer stream.Close()
-			if err := r.answer(ctx, s.Peer(), stream); err != nil {
-				r.refuse(log, stream, err)
+			if what, err := r.answer(ctx, s.Peer(), stream); err != nil {
+				r.refuse(s.Peer(), what, stream, err)
 			}
 		})
 	}
@@ -94,8 +103,8 @@ func (r *Receiver) serve(ctx context.Context, s *link.Session) {
 	log.Info("session closed", "reason", s.Err())
 }
 
-// refuse tells the peer why its request failed. A stream that broke by itself has nobody to tell.
-func (r *Receiver) refuse(log *slog.Logger, stream *link.Stream, err error) {
+// refuse tells the peer why its request failed, and the log who wanted what. A stream that broke by itself has nobody to tell.
+func (r *Receiver) refuse(peer link.Peer, what string, stream *link.Stream, err error) {
 	e := (*wire.Error)(nil)
 	if !errors.As(err, &e) {
 		if link.Broken(err) {
@@ -103,53 +112,53 @@ func (r *Receiver) refuse(log *slog.Logger, stream *link.Stream, err error) {
 		}
 		e = wire.Errorf(wire.CodeInternal, "%v", err)
 	}
-	log.Warn("refused", "code", e.Code.String(), "err", e.Text)
+	r.refusals.Warn(peer.Host, "refused", "peer", peer.Host, "role", peer.Role.String(), "addr", peer.Addr, "serial", peer.Serial,
+		"what", what, "code", e.Code.String(), "err", e.Text)
 	stream.SetDeadline(time.Now().Add(5 * time.Second))
 	if stream.Send(e) == nil && stream.Flush() == nil {
 		stream.CloseWrite()
 	}
 }
 
-// answer reads a stream's first message and does what it asks, if the peer's role may.
-func (r *Receiver) answer(ctx context.Context, peer link.Peer, stream *link.Stream) error {
+// answer reads a stream's first message and does what it asks, if the table in authorise.go lets the peer. It tells what was
+// asked for, for the log of a refusal.
+func (r *Receiver) answer(ctx context.Context, peer link.Peer, stream *link.Stream) (what string, err error) {
+	stream.SetDeadline(time.Now().Add(r.patience))
 	got, err := stream.Receive()
 	if err != nil {
-		return err
+		return "", err
 	}
-	may := func(roles ...wire.Role) error {
-		for _, role := range roles {
-			if peer.Role == role {
-				return nil
-			}
-		}
-		return wire.Errorf(wire.CodeForbidden, "%s is a %s and may not send %T", peer.Host, peer.Role, got.Message)
+	if got.Message == nil {
+		return "a part of a delta", wire.Errorf(wire.CodeProtocol, "a stream can't begin with a part of a delta")
 	}
-	switch m := got.Message.(type) {
+	stream.SetDeadline(time.Time{})
+	req := requestOf(got.Message)
+	may, err := authorise(peer, req)
+	if err != nil {
+		return req.String(), err
+	}
+	return req.String(), r.grant(ctx, peer, may, stream, got.Message)
+}
+
+// grant does what a peer may ask for, of the disks that it may ask it of.
+func (r *Receiver) grant(ctx context.Context, peer link.Peer, may reach, stream *link.Stream, m wire.Message) error {
+	switch m := m.(type) {
 	case *wire.Open:
-		if err := may(wire.RoleSource); err != nil {
-			return err
-		}
-		return r.replicate(ctx, peer, stream, m)
+		return r.replicate(ctx, may, stream, m)
 	case *wire.ScanRequest:
-		if err := may(wire.RoleSource); err != nil {
-			return err
-		}
-		return r.scan(ctx, peer.Host, stream, m)
+		return r.scan(ctx, may, stream, m)
 	case *wire.Query:
-		if err := may(wire.RoleOperator, wire.RoleSource); err != nil {
-			return err
-		}
-		return r.query(stream, m)
+		return r.query(may, stream, m)
 	case *wire.Command:
-		if err := may(wire.RoleOperator); err != nil {
-			return err
-		}
-		return r.command(ctx, stream, m)
+		return r.command(ctx, may, stream, m)
 	case *wire.Read:
-		if err := may(wire.RoleOperator); err != nil {
-			return err
-		}
-		return r.restore(ctx, stream, m)
+		return r.restore(ctx, may, stream, m)
+	case *wire.Renew:
+		return r.renew(peer, stream, m)
+	case *wire.Invite:
+		return r.invite(peer, stream, m)
+	case *wire.Revoke:
+		return r.revoke(peer, stream, m)
 	}
-	return wire.Errorf(wire.CodeProtocol, "a stream can't begin with %T", got.Message)
+	return wire.Errorf(wire.CodeProtocol, "a stream can't begin with %T", m)
 }

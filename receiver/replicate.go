@@ -24,12 +24,12 @@ import (
 // (promote.go).
 
 // replicate serves one source's stream of one disk.
-func (r *Receiver) replicate(ctx context.Context, peer link.Peer, stream *link.Stream, open *wire.Open) error {
-	rep, err := r.replicaFor(ctx, peer.Host, open)
+func (r *Receiver) replicate(ctx context.Context, may reach, stream *link.Stream, open *wire.Open) error {
+	rep, err := r.replicaFor(ctx, may, open)
 	if err != nil {
 		return err
 	}
-	release, err := rep.claim(&holder{host: peer.Host, boot: open.Boot, evict: func() { stream.SetDeadline(time.Now()) }})
+	release, err := rep.claim(&holder{host: may.host, boot: open.Boot, evict: func() { stream.SetDeadline(time.Now()) }})
 	if err != nil {
 		return err
 	}
@@ -69,28 +69,31 @@ func (r *Receiver) opened(rep *replica) *wire.Opened {
 	return m
 }
 
-// replicaFor finds the copy of the disk, or makes a place for one. host is who the source's certificate says it is.
-func (r *Receiver) replicaFor(ctx context.Context, host string, open *wire.Open) (*replica, error) {
+// replicaFor finds the copy of the disk, or makes a place for one. may.host is who the source's certificate says it is.
+func (r *Receiver) replicaFor(ctx context.Context, may reach, open *wire.Open) (*replica, error) {
 	if open.Size <= 0 || open.Size > block.MaxDiskSize {
 		return nil, wire.Errorf(wire.CodeProtocol, "a disk of %d bytes", open.Size)
 	}
 	rep := r.store.get(open.Disk)
 	if rep == nil {
+		if n := r.store.count(may); n >= maxDisks {
+			return nil, wire.Errorf(wire.CodeForbidden, "host %s has %d disks here, and no more are taken of one host: move folders of disks that it has no more away", may.host, n)
+		}
 		var err error
 		rep, err = r.store.create(journal.Meta{
-			Disk: open.Disk, Name: open.Name, Host: host, Size: open.Size, BlockSize: open.BlockSize,
+			Disk: open.Disk, Name: open.Name, Host: may.host, Size: open.Size, BlockSize: open.BlockSize,
 			Generation: open.Generation, Created: time.Now().UTC(),
 		})
 		if err != nil {
 			return nil, storageError(err)
 		}
-		r.log.Info("new disk", "disk", open.Disk.String(), "host", host, "name", open.Name, "size", open.Size)
+		r.log.Info("new disk", "disk", open.Disk.String(), "host", may.host, "name", open.Name, "size", open.Size)
 		r.startFolder(ctx, rep)
 	}
 	meta := rep.journal.Meta()
-	if host != meta.Host {
+	if !may.covers(meta.Host) {
 		return nil, wire.Errorf(wire.CodeForbidden, "disk %v belongs to host %s, not to %s: a copied state directory? give this host's disks ids of their own with understudy-agent identity new",
-			open.Disk, meta.Host, host)
+			open.Disk, meta.Host, may.host)
 	}
 	if err := rep.admit(open, false); err != nil {
 		return nil, err

@@ -15,8 +15,8 @@ import (
 
 // restore streams a disk as of a recovery point: frames of its content in the order of the disk, holes and zeroes as ranges.
 // The digest at the end is over the frames as sent.
-func (r *Receiver) restore(ctx context.Context, stream *link.Stream, req *wire.Read) error {
-	rep, err := r.store.find(req.Disk)
+func (r *Receiver) restore(ctx context.Context, may reach, stream *link.Stream, req *wire.Read) error {
+	rep, err := r.store.find(req.Disk, may)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/understudy-dr/understudy/internal/block"
 	"github.com/understudy-dr/understudy/internal/codec"
@@ -14,21 +15,23 @@ import (
 
 // scan answers requests for digests of the newest delta's state, one after the other, on one stream. A source opens several
 // streams for one disk, and so has its copy hashed in parallel; how many chunks are read at once over all streams of all
-// sources is bounded (Receiver.hashing). host is who the source's certificate says it is.
-func (r *Receiver) scan(ctx context.Context, host string, stream *link.Stream, first *wire.ScanRequest) error {
-	s := &scanState{receiver: r, host: host}
+// sources is bounded (Receiver.hashing).
+func (r *Receiver) scan(ctx context.Context, may reach, stream *link.Stream, first *wire.ScanRequest) error {
+	s := &scanState{receiver: r, may: may}
 	defer s.close()
 	for req := first; ; {
 		reply, err := s.answer(ctx, req)
 		if err != nil {
 			return storageError(err)
 		}
+		stream.SetDeadline(time.Now().Add(replyTime))
 		if err := stream.Send(reply); err != nil {
 			return err
 		}
 		if err := stream.Flush(); err != nil {
 			return err
 		}
+		stream.SetDeadline(time.Time{}) // the next request may take its time
 		got, err := stream.Receive()
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -47,11 +50,10 @@ func (r *Receiver) scan(ctx context.Context, host string, stream *link.Stream, f
 // open would keep the journal from folding.
 type scanState struct {
 	receiver *Receiver
-	host     string
+	may      reach
 	replica  *replica
 	view     *journal.View
 	seq      block.Seq
-	buf      []byte
 	last     hashed
 }
 
@@ -84,12 +86,11 @@ func (s *scanState) close() {
 
 // answer takes its turn among all that is hashed now.
 func (s *scanState) answer(ctx context.Context, req *wire.ScanRequest) (*wire.ScanReply, error) {
-	select {
-	case s.receiver.hashing <- struct{}{}:
-		defer func() { <-s.receiver.hashing }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	buf, err := s.receiver.hashing.take(ctx, s.may.host)
+	if err != nil {
+		return nil, err
 	}
+	defer s.receiver.hashing.giveBack(s.may.host, buf)
 	if err := s.open(req.Disk); err != nil {
 		return nil, err
 	}
@@ -98,7 +99,7 @@ func (s *scanState) answer(ctx context.Context, req *wire.ScanRequest) (*wire.Sc
 		reply.Digests = known
 		return reply, nil
 	}
-	chunks, err := s.digests(ctx, req)
+	chunks, err := s.digests(ctx, req, buf[:req.Chunk])
 	if err != nil || req.Group == 1 {
 		reply.Digests = chunks
 		return reply, err
@@ -111,12 +112,9 @@ func (s *scanState) answer(ctx context.Context, req *wire.ScanRequest) (*wire.Sc
 }
 
 // digests reads the range and takes the digest of each of its chunks.
-func (s *scanState) digests(ctx context.Context, req *wire.ScanRequest) ([]block.Digest, error) {
+func (s *scanState) digests(ctx context.Context, req *wire.ScanRequest, buf []byte) ([]block.Digest, error) {
 	chunks := make([]block.Digest, 0, req.Chunks())
 	size := s.view.Geometry().Size
-	if cap(s.buf) < int(req.Chunk) {
-		s.buf = make([]byte, req.Chunk)
-	}
 	for off := req.Range.Off; off < req.Range.End(); off += block.Offset(req.Chunk) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -126,10 +124,10 @@ func (s *scanState) digests(ctx context.Context, req *wire.ScanRequest) ([]block
 			chunks = append(chunks, block.Digest{})
 			continue
 		}
-		if _, err := s.view.ReadAt(s.buf[:n], int64(off)); err != nil && !errors.Is(err, io.EOF) {
+		if _, err := s.view.ReadAt(buf[:n], int64(off)); err != nil && !errors.Is(err, io.EOF) {
 			return nil, err
 		}
-		chunks = append(chunks, codec.ChunkDigest(s.buf[:n]))
+		chunks = append(chunks, codec.ChunkDigest(buf[:n]))
 	}
 	return chunks, nil
 }
@@ -142,8 +140,8 @@ func (s *scanState) open(id block.DiskID) error {
 			return wire.Errorf(wire.CodeUnknownDisk, "no disk %v here", id)
 		}
 		// A digest tells whoever can guess a block's content whether it is there.
-		if owner := rep.journal.Meta().Host; owner != s.host {
-			return wire.Errorf(wire.CodeForbidden, "disk %v belongs to host %s: %s may not compare anything with it", id, owner, s.host)
+		if owner := rep.journal.Meta().Host; !s.may.covers(owner) {
+			return wire.Errorf(wire.CodeForbidden, "disk %v belongs to host %s: %s may not compare anything with it", id, owner, s.may.host)
 		}
 		s.replica = rep
 	}

@@ -187,6 +187,16 @@ func (s *store) create(meta journal.Meta) (*replica, error) {
 	return r, nil
 }
 
+// count is how many disks are within reach.
+func (s *store) count(may reach) (n int) {
+	for _, r := range s.all() {
+		if may.covers(r.journal.Meta().Host) {
+			n++
+		}
+	}
+	return n
+}
+
 func (s *store) get(id block.DiskID) *replica {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -210,12 +220,15 @@ func (r *replica) name() string {
 	return m.Host + ":" + m.Name
 }
 
-// find resolves what an operator calls a disk: its id or the start of it, HOST:DEVICE, or DEVICE where only one host has it.
-func (s *store) find(selector string) (*replica, error) {
+// find resolves what a peer calls a disk, among those that it may ask of: its id or the start of it, HOST:DEVICE, or DEVICE where only one host has it.
+func (s *store) find(selector string, may reach) (*replica, error) {
 	var hits []*replica
 	var known []string
 	for _, r := range s.all() {
 		m := r.journal.Meta()
+		if !may.covers(m.Host) {
+			continue
+		}
 		known = append(known, r.name()+" ("+m.Disk.String()+")")
 		if m.Disk.String() == selector {
 			return r, nil

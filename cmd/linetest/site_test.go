@@ -161,6 +161,7 @@ type site struct {
 	addr    string
 	carrier string
 	rdir    string
+	pki     string // folder of the agent's certificate
 }
 
 func newSite(t *testing.T, carrier string) *site {
@@ -176,7 +177,7 @@ func newSiteAt(t *testing.T, carrier, addr string) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{t: t, dir: dir, carrier: carrier, addr: addr, rdir: filepath.Join(dir, "receiver")}
+	s := &site{t: t, dir: dir, carrier: carrier, addr: addr, rdir: filepath.Join(dir, "receiver"), pki: "source"}
 	t.Cleanup(func() {
 		if _, stderr, code := run(t, "understudy-agent", "forget", "--state-dir", s.path("state")); code != 0 {
 			t.Errorf("forget: %s", stderr)
@@ -224,7 +225,7 @@ func (s *site) startReceiver(more ...string) *process {
 // agentArgs is a whole command line for disks.
 func (s *site) agentArgs(disks ...string) []string {
 	args := []string{
-		"run", "--receiver", s.addr, "--interval", "300ms", "--pki", s.path("source"), "--host", "web1",
+		"run", "--receiver", s.addr, "--interval", "300ms", "--pki", s.path(s.pki), "--host", "web1",
 		"--state-dir", s.path("state"), "--control", s.path("agent.sock"), "--carrier", s.carrier,
 	}
 	for _, d := range disks {

@@ -33,6 +33,6 @@ func command() *cobra.Command {
 		RunE:          daemon.UnknownCommand,
 	}
 	root.SetFlagErrorFunc(daemon.FlagError)
-	root.AddCommand(runCommand(), probeCommand(), forgetCommand(), rejoinCommand(), identityCommand(), guardCommand())
+	root.AddCommand(runCommand(), enrollCommand(), probeCommand(), forgetCommand(), rejoinCommand(), identityCommand(), guardCommand())
 	return root
 }

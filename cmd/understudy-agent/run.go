@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -108,7 +109,7 @@ func run(ctx context.Context, c config) error {
 	if c.Receiver == "" {
 		return daemon.Exitf(daemon.CodeUsage, "no receiver: name one with --receiver HOST:PORT")
 	}
-	credentials, err := link.LoadCredentials(c.PKI)
+	keeper, err := link.NewKeeper(c.PKI, log)
 	if err != nil {
 		return daemon.Exit(daemon.CodeRefused, err)
 	}
@@ -123,11 +124,12 @@ func run(ctx context.Context, c config) error {
 	if err != nil {
 		return err
 	}
-	lc := link.Config{Credentials: credentials, Role: wire.RoleSource, Log: log}
+	lc := link.Config{Current: keeper.Current, Role: wire.RoleSource, Log: log}
 	a, err := agent.New(c.Config, agent.Parts{
 		Dial:  func(ctx context.Context) (*link.Session, error) { return link.Dial(ctx, c.Carrier, c.Receiver, lc) },
 		Open:  openTracker,
 		Codec: cd,
+		Renew: func(ctx context.Context, s *link.Session) { link.KeepRenewed(ctx, s, keeper, log) },
 		Guard: []string{self, "guard"},
 		Log:   log,
 
@@ -140,6 +142,11 @@ func run(ctx context.Context, c config) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	var upkeep sync.WaitGroup
+	defer upkeep.Wait()
+	defer cancel()
+	upkeep.Go(func() { keeper.Run(ctx) })
 	return serve(ctx, a, control)
 }
 

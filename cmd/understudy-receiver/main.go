@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -35,6 +37,9 @@ type config struct {
 	Listen string           `toml:"listen"` // HOST:PORT, on TCP and on UDP; default :443
 	PKI    string           `toml:"pki"`    // folder with ca.crt, host.crt and host.key; default /etc/understudy/pki
 	Log    daemon.LogConfig `toml:"log"`
+
+	CA             string        `toml:"ca"`              // folder of the site's CA, for a receiver that enrolls hosts and renews certificates; default none
+	CertificateTTL time.Duration `toml:"certificate_ttl"` // how long the certificates that it signs are good; default 2160h (90 days)
 }
 
 func command() *cobra.Command {
@@ -81,6 +86,8 @@ func runCommand() *cobra.Command {
 	f.StringVar(&c.Dir, "dir", "/var/lib/understudy/receiver", "where journals and volumes live")
 	f.StringVar(&c.Listen, "listen", ":443", "HOST:PORT to listen on, TCP and UDP")
 	f.StringVar(&c.PKI, "pki", "/etc/understudy/pki", "folder with ca.crt, host.crt and host.key")
+	f.StringVar(&c.CA, "ca", "", "folder of the site's CA (ca.crt, ca.key), for a receiver that enrolls hosts and renews certificates")
+	f.DurationVar(&c.CertificateTTL, "certificate-ttl", receiver.DefaultCertificateTTL, "how long the certificates that it signs are good")
 	c.Keep, c.Horizon = journal.DefaultTiers(), receiver.HorizonWindow
 	f.Var(&c.Keep, "keep", "which recovery points are kept, by age: SPAN for all, SPAN/EVERY for one of each interval")
 	f.Var(&c.Horizon, "horizon", "where the volume stands: at the oldest point kept (window), or at the newest (latest)")
@@ -97,7 +104,7 @@ func run(ctx context.Context, c config) (err error) {
 	if err != nil {
 		return err
 	}
-	credentials, err := link.LoadCredentials(c.PKI)
+	who, err := identify(c, log)
 	if err != nil {
 		return daemon.Exit(daemon.CodeRefused, err)
 	}
@@ -105,17 +112,23 @@ func run(ctx context.Context, c config) (err error) {
 	if err != nil {
 		return err
 	}
-	r, err := receiver.New(c.Config, cd, log)
+	r, err := receiver.New(c.Config, cd, who.signer, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 	l, err := link.Listen(c.Listen, []link.Carrier{link.QUIC, link.TCP},
-		link.Config{Credentials: credentials, Role: wire.RoleTarget, Log: log})
+		link.Config{Current: who.keeper.Current, Enroll: who.enroller(), Role: wire.RoleTarget, Log: log})
 	if err != nil {
 		return err
 	}
 	defer l.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	var upkeep sync.WaitGroup
+	defer upkeep.Wait()
+	defer cancel()
+	upkeep.Go(func() { who.keeper.Run(ctx) })
+	upkeep.Go(func() { who.renewOwn(ctx) })
 	log.Info("listening", "addr", l.Addr(link.TCP).String(), "dir", c.Dir)
 	return r.Run(ctx, l)
 }

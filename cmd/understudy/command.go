@@ -12,7 +12,7 @@ import (
 )
 
 // command has the receiver do something, shows how far it is under that name, and decodes what it answers.
-func (o *options) command(cmd *cobra.Command, name string, c *wire.Command, into any) error {
+func (o *options) command(cmd *cobra.Command, name string, c wire.Message, into any) error {
 	ctx := cmd.Context()
 	s, stream, err := o.dial(ctx)
 	if err != nil {

@@ -27,7 +27,7 @@ func (o *options) dial(ctx context.Context) (*link.Session, *link.Stream, error)
 		return nil, nil, daemon.Exit(daemon.CodeRefused, err)
 	}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	s, err := link.Dial(ctx, carrier, o.receiver, link.Config{Credentials: credentials, Role: wire.RoleOperator, Log: log})
+	s, err := link.Dial(ctx, carrier, o.receiver, link.Config{Credentials: credentials, Role: personOf(credentials), Log: log})
 	if err != nil {
 		code := daemon.CodeUnreachable
 		if link.Permanent(err) {
@@ -41,6 +41,17 @@ func (o *options) dial(ctx context.Context) (*link.Session, *link.Stream, error)
 		return nil, nil, daemon.Exit(daemon.CodeUnreachable, err)
 	}
 	return s, stream, nil
+}
+
+// personOf is the role that the certificate gives a person. For that of a host it is one that the certificate does not give,
+// and the refusal says how to get one.
+func personOf(c *link.Credentials) wire.Role {
+	for _, role := range c.Roles {
+		if role.Person() {
+			return role
+		}
+	}
+	return wire.RoleOperator
 }
 
 // expect reads one message and holds that it is a T.
@@ -65,7 +76,8 @@ func exitCode(err error) error {
 	switch {
 	case errors.Is(err, wire.ErrUnknownDisk), errors.Is(err, wire.ErrNoPoint):
 		return daemon.Exit(daemon.CodeNotFound, err)
-	case errors.Is(err, wire.ErrForbidden), errors.Is(err, wire.ErrFenced), errors.Is(err, wire.ErrVersion):
+	case errors.Is(err, wire.ErrForbidden), errors.Is(err, wire.ErrFenced), errors.Is(err, wire.ErrVersion),
+		errors.Is(err, wire.ErrCertificate), errors.Is(err, wire.ErrToken), errors.Is(err, wire.ErrNoSigner):
 		return daemon.Exit(daemon.CodeRefused, err)
 	case errors.Is(err, wire.ErrBusy):
 		return daemon.Exit(daemon.CodeInUse, err)

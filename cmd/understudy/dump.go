@@ -17,7 +17,7 @@ import (
 func dumpCommand(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "dump FILE…",
-		Short: "Show what is in files of ours: deltas, a journal's records, an agent's or receiver's state",
+		Short: "Show what is in files of ours: deltas, a journal's records, an agent's or receiver's state, certificates, ledgers",
 		Args:  atLeast(1, "FILE…"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cd, err := codec.New()
@@ -29,7 +29,10 @@ func dumpCommand(o *options) *cobra.Command {
 				if len(args) > 1 && !o.json {
 					fmt.Fprintf(w, "==> %s <==\n", path)
 				}
-				known, err := dumpState(w, path, o.json)
+				known, err := dumpPKI(w, path, o.json)
+				if err == nil && !known {
+					known, err = dumpState(w, path, o.json)
+				}
 				if err == nil && !known {
 					err = journal.Dump(w, path, cd, o.json)
 				}
@@ -48,7 +51,8 @@ func dumpCommand(o *options) *cobra.Command {
 // maxState is more than a state file of thousands of disks has, in bytes.
 const maxState = 4 << 20
 
-// dumpState prints a state file of an agent (disks.json) or a receiver (receiver.json), which are plain JSON with a version.
+// dumpState prints a state file of an agent (disks.json), a receiver (receiver.json) or a CA (tokens/ID.json), which are plain JSON
+// with a version.
 // known is false when the file is something else.
 func dumpState(w io.Writer, path string, asJSON bool) (known bool, err error) {
 	f, err := os.Open(path)
@@ -65,8 +69,11 @@ func dumpState(w io.Writer, path string, asJSON bool) (known bool, err error) {
 		return false, nil
 	}
 	kind := "receiver's folder"
-	if state["disks"] != nil {
+	switch {
+	case state["disks"] != nil:
 		kind = "agent's disks"
+	case state["secret_sha256"] != nil:
+		kind = "token"
 	}
 	if asJSON {
 		state["is"] = kind

@@ -41,16 +41,22 @@ func (c *Carrier) UnmarshalText(text []byte) error { return c.Set(string(text)) 
 // alpn is the protocol's name in TLS (RFC 7301). Versions are agreed on in the hello, where both ends can say more.
 const alpn = "understudy"
 
+// alpnEnroll is what a host without a certificate comes for: see enroll.go. One port serves both.
+const alpnEnroll = "understudy-enroll"
+
 // conn is one connection of a carrier, encrypted, of a peer that is not known yet. First greeting is used, then start,
 // then open and accept. All methods but greeting and start are safe for concurrent use.
 type conn interface {
 	// certificates are what the peer has proven to hold the key of; the first is its own.
 	certificates() []*x509.Certificate
 	remote() net.Addr
+	// protocol is what the dialer came for: alpn or alpnEnroll.
+	protocol() string
 	// greeting is where Hello and Welcome travel, and nothing else. It is not closed by its user.
 	greeting(ctx context.Context) (greeter, error)
-	// start is called once the peer is known; streams may be opened from then on.
-	start(ctx context.Context) error
+	// start is called once the peer is known; streams may be opened from then on. What the peer sends and nobody reads counts
+	// against its budget, on a carrier that has no bound for that itself.
+	start(ctx context.Context, b *budget) error
 	open(ctx context.Context) (rawStream, error)
 	accept(ctx context.Context) (rawStream, error)
 	// close tells the peer why, nil for no reason, waits for up to farewell until it knows, and frees everything. Calls

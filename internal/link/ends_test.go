@@ -259,9 +259,9 @@ func TestLoadCredentialsSaysWhatIsWrong(t *testing.T) {
 		says  string
 	}{
 		"nothing wrong":  {func(*testing.T, string) {}, ""},
-		"no CA":          {func(t *testing.T, dir string) { remove(t, dir, pki.CACertFile) }, "ca.crt is missing: issue"},
-		"no certificate": {func(t *testing.T, dir string) { remove(t, dir, pki.HostCertFile) }, "host.crt is missing: issue"},
-		"no key":         {func(t *testing.T, dir string) { remove(t, dir, pki.HostKeyFile) }, "host.key is missing: issue"},
+		"no CA":          {func(t *testing.T, dir string) { remove(t, dir, pki.CACertFile) }, "ca.crt is missing: enroll"},
+		"no certificate": {func(t *testing.T, dir string) { remove(t, dir, pki.HostCertFile) }, "host.crt is missing: enroll"},
+		"no key":         {func(t *testing.T, dir string) { remove(t, dir, pki.HostKeyFile) }, "host.key is missing: enroll"},
 		"key that others can read": {func(t *testing.T, dir string) {
 			if err := os.Chmod(filepath.Join(dir, pki.HostKeyFile), 0o640); err != nil {
 				t.Fatal(err)

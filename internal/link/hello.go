@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,11 @@ import (
 // Config is what both ends of a link need. Credentials must be set; the zero value of everything else is the default.
 type Config struct {
 	Credentials *Credentials
+	// Current gives the credentials to use from now on: those of a Keeper. When what it gives changes, sessions whose peer's
+	// certificate does not stand any more are ended. Default: Credentials for ever; they need not be set beside it.
+	Current func() *Credentials
+	// Enroll takes in hosts that have a token and no certificate yet; for a listener only. Default: nobody does.
+	Enroll Enroller
 	// Role is what this end is; its certificate must allow it. Default: target for Listen, source for Dial.
 	Role wire.Role
 	// PeerRole is what the peer of Dial must be. Default: target. A listener takes any role that the peer's certificate
@@ -29,12 +35,21 @@ type Config struct {
 	Handshake time.Duration
 	// MinVersion and MaxVersion are the versions of the protocol to speak. Default: all that wire knows.
 	MinVersion, MaxVersion uint16
+
+	gate   *gateLimits // nil: defaultGate
+	memory int         // of a peer, in bytes; 0: peerMemory
 }
 
 // withDefaults validates c and fills a copy.
 func (c Config) withDefaults(role wire.Role) (Config, error) {
+	if c.Current != nil {
+		c.Credentials = c.Current()
+	}
 	if c.Credentials == nil {
 		return c, errors.New("link: no credentials: load them with LoadCredentials")
+	}
+	if c.Current == nil {
+		c.Current = func() *Credentials { return c.Credentials }
 	}
 	if c.Role == 0 {
 		c.Role = role
@@ -54,13 +69,19 @@ func (c Config) withDefaults(role wire.Role) (Config, error) {
 	if c.MaxVersion == 0 {
 		c.MaxVersion = wire.MaxVersion
 	}
+	if c.memory == 0 {
+		c.memory = peerMemory
+	}
+	if c.gate == nil {
+		c.gate = &defaultGate
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	if c.Idle < 300*time.Millisecond {
 		return c, fmt.Errorf("link: an idle time of %v is too short", c.Idle)
 	}
-	if id := (identity{c.Credentials.Name, c.Credentials.Roles}); !id.may(c.Role) {
+	if id := (identity{name: c.Credentials.Name, roles: c.Credentials.Roles}); !id.may(c.Role) {
 		return c, wire.Errorf(wire.CodeForbidden, "the certificate of %s is for %v, not for a %v: issue one with: understudy pki issue --role %v",
 			id.name, id.roles, c.Role, c.Role)
 	}
@@ -73,6 +94,9 @@ type Peer struct {
 	Role    wire.Role // what it is here; its certificate allows it
 	Program string    // name and version, as it says
 	Addr    string    // where it is now
+	Serial  string    // of its certificate, in hexadecimal
+	// Certificate is what it has shown, and proven to have the key of.
+	Certificate *x509.Certificate
 	// Skew is by how much its clock is ahead of this end's, half a round trip uncertain.
 	Skew time.Duration
 }
@@ -89,7 +113,7 @@ type Peer struct {
 
 // admit is the one place where a peer's certificate is verified.
 func admit(c conn, cfg Config) (identity, error) {
-	return verify(c.certificates(), cfg.Credentials.ca, time.Now())
+	return cfg.Current().trust.verify(c.certificates(), time.Now())
 }
 
 // refuse tells the peer err and returns it.
@@ -127,14 +151,15 @@ func greet(ctx context.Context, c conn, cfg Config) (Peer, uint16, error) {
 	if err != nil {
 		return peer, 0, refuse(c, err)
 	}
-	if peer.Host = id.name; !id.may(cfg.PeerRole) {
+	peer.Host, peer.Serial, peer.Certificate = id.name, id.serial, c.certificates()[0]
+	if !id.may(cfg.PeerRole) {
 		return peer, 0, refuse(c, wire.Errorf(wire.CodeForbidden, "%s may not be a %v: its certificate is for %v", id.name, cfg.PeerRole, id.roles))
 	}
 	hello := &wire.Hello{
 		MinVersion: cfg.MinVersion, MaxVersion: cfg.MaxVersion, Role: cfg.Role,
 		Host: cfg.Credentials.Name, Program: cfg.Program, Time: time.Now(),
 	}
-	got, err := exchange(ctx, c, hello)
+	got, err := exchange(ctx, c, hello, wire.MaxGreeting)
 	if err != nil {
 		c.close(nil)
 		if e := told(err); e != nil {
@@ -156,8 +181,8 @@ func greet(ctx context.Context, c conn, cfg Config) (Peer, uint16, error) {
 	return peer, 0, refuse(c, wire.Errorf(wire.CodeProtocol, "%s answered hello with %v", id.name, got.Type()))
 }
 
-// exchange sends the hello and receives the answer to it.
-func exchange(ctx context.Context, c conn, hello *wire.Hello) (wire.Message, error) {
+// exchange sends the hello, or whatever takes its place, and receives the answer of up to most bytes.
+func exchange(ctx context.Context, c conn, hello wire.Message, most int) (wire.Message, error) {
 	g, err := c.greeting(ctx)
 	if err != nil {
 		return nil, err
@@ -167,7 +192,7 @@ func exchange(ctx context.Context, c conn, hello *wire.Hello) (wire.Message, err
 	if err := writeMessage(g, hello); err != nil {
 		return nil, err
 	}
-	return readGreeting(g)
+	return readMessage(g, most)
 }
 
 // receiveHello is the listener's side. It closes c when it fails.
@@ -177,7 +202,7 @@ func receiveHello(ctx context.Context, c conn, cfg Config) (Peer, uint16, error)
 	if err != nil {
 		return peer, 0, refuse(c, err)
 	}
-	peer.Host = id.name
+	peer.Host, peer.Serial, peer.Certificate = id.name, id.serial, c.certificates()[0]
 	g, err := c.greeting(ctx)
 	if err != nil {
 		c.close(nil)
@@ -225,8 +250,11 @@ func writeMessage(w io.Writer, m wire.Message) error {
 }
 
 // readGreeting reads one message, no byte more, and no more than the first message of a session may measure.
-func readGreeting(r io.Reader) (wire.Message, error) {
-	raw := make([]byte, wire.HeadSize, wire.MaxGreeting)
+func readGreeting(r io.Reader) (wire.Message, error) { return readMessage(r, wire.MaxGreeting) }
+
+// readMessage reads one message of up to most bytes, head included, and no byte more.
+func readMessage(r io.Reader, most int) (wire.Message, error) {
+	raw := make([]byte, wire.HeadSize, most)
 	if _, err := io.ReadFull(r, raw); err != nil {
 		return nil, err
 	}

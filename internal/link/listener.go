@@ -2,9 +2,11 @@ package link
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"syscall"
 	"time"
@@ -18,18 +20,19 @@ import (
 // says in the log of its Config.
 type Listener struct {
 	cfg    Config
-	log    *logLimit
+	log    *LogLimit
 	tcp    net.Listener
 	udp    *quic.Transport
 	quic   *quic.Listener
+	gates  map[Carrier]*gate
+	peers  peers
 	ready  chan *Session
-	slots  chan struct{} // one per peer that is being greeted
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
 	mu    sync.Mutex
-	conns map[conn]struct{} // greeted and not ended
+	conns map[conn]Peer // greeted and not ended
 }
 
 // Listen listens at addr (HOST:PORT; port 0 takes a free one, the same for both carriers). Close what it returns.
@@ -39,8 +42,8 @@ func Listen(addr string, carriers []Carrier, cfg Config) (*Listener, error) {
 		return nil, err
 	}
 	l := &Listener{
-		cfg: cfg, log: &logLimit{log: cfg.Log}, ready: make(chan *Session), slots: make(chan struct{}, maxHandshakes),
-		conns: map[conn]struct{}{},
+		cfg: cfg, log: &LogLimit{Log: cfg.Log}, ready: make(chan *Session), conns: map[conn]Peer{}, peers: peers{memory: cfg.memory},
+		gates: map[Carrier]*gate{TCP: newGate(*cfg.gate), QUIC: newGate(*cfg.gate)},
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	if err := l.bind(addr, carriers); err != nil {
@@ -56,6 +59,7 @@ func Listen(addr string, carriers []Carrier, cfg Config) (*Listener, error) {
 	if l.quic != nil {
 		l.wg.Go(l.acceptQUIC)
 	}
+	l.wg.Go(l.watch)
 	return l, nil
 }
 
@@ -92,8 +96,10 @@ func (l *Listener) bindOnce(host, port string, carriers []Carrier) error {
 			if err != nil {
 				return err
 			}
-			l.udp = &quic.Transport{Conn: udp}
-			if l.quic, err = l.udp.Listen(l.cfg.Credentials.tlsConfig(), quicConfig(l.cfg)); err != nil {
+			l.udp = &quic.Transport{Conn: udp, VerifySourceAddress: l.gates[QUIC].suspicious, ConnContext: l.knockQUIC}
+			config := quicConfig(l.cfg)
+			config.HandshakeIdleTimeout /= 2 // quic-go gives the whole handshake twice as long
+			if l.quic, err = l.udp.Listen(l.serverConfig(), config); err != nil {
 				return err
 			}
 			_, port, _ = net.SplitHostPort(udp.LocalAddr().String())
@@ -181,19 +187,21 @@ func (l *Listener) acceptTCP() {
 			return
 		}
 		if err != nil {
-			l.log.warn("accept failed", "carrier", string(TCP), "err", err)
+			l.log.Warn("", "accept failed", "carrier", string(TCP), "err", err)
 			l.pause()
 			continue
 		}
-		if !l.slot() {
+		place, err := l.gates[TCP].admit(raw.RemoteAddr(), func() { raw.Close() })
+		if err != nil {
 			raw.Close()
-			return
+			l.turnedAway(TCP, Peer{Addr: raw.RemoteAddr().String()}, err)
+			continue
 		}
 		l.wg.Go(func() {
-			defer l.free()
+			defer place.release()
 			ctx, cancel := context.WithTimeout(l.ctx, l.cfg.Handshake)
 			defer cancel()
-			c, err := handshakeTCP(ctx, raw, l.cfg, false)
+			c, err := handshakeTCP(ctx, raw, l.cfg.Idle, func(c net.Conn) *tls.Conn { return tls.Server(c, l.serverConfig()) }, false)
 			if err != nil {
 				l.turnedAway(TCP, Peer{Addr: raw.RemoteAddr().String()}, fmt.Errorf("TLS handshake: %w", err))
 				return
@@ -201,6 +209,21 @@ func (l *Listener) acceptTCP() {
 			l.greet(ctx, c, TCP)
 		})
 	}
+}
+
+// placeKey is where a QUIC connection carries its ticket of the gate.
+type placeKey struct{}
+
+// knockQUIC takes a QUIC connection through the gate before its handshake. A place is free again when the connection has
+// ended or was greeted, whichever is first.
+func (l *Listener) knockQUIC(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
+	place, err := l.gates[QUIC].admit(info.RemoteAddr, nil)
+	if err != nil {
+		l.turnedAway(QUIC, Peer{Addr: info.RemoteAddr.String()}, err)
+		return nil, err
+	}
+	context.AfterFunc(ctx, place.release)
+	return context.WithValue(ctx, placeKey{}, place), nil
 }
 
 // acceptQUIC takes connections that have completed their handshake until the listener is closed.
@@ -211,17 +234,15 @@ func (l *Listener) acceptQUIC() {
 			if l.ctx.Err() != nil || errors.Is(err, quic.ErrServerClosed) {
 				return
 			}
-			l.log.warn("accept failed", "carrier", string(QUIC), "err", err)
+			l.log.Warn("", "accept failed", "carrier", string(QUIC), "err", err)
 			l.pause()
 			continue
 		}
 		c := &quicConn{c: q, idle: l.cfg.Idle}
-		if !l.slot() {
-			c.close(nil)
-			return
-		}
+		place := q.Context().Value(placeKey{}).(*ticket)
+		place.cuttable(func() { c.close(nil) })
 		l.wg.Go(func() {
-			defer l.free()
+			defer place.release()
 			ctx, cancel := context.WithTimeout(l.ctx, l.cfg.Handshake)
 			defer cancel()
 			l.greet(ctx, c, QUIC)
@@ -237,36 +258,37 @@ func (l *Listener) pause() {
 	}
 }
 
-// slot waits for a place among the peers that are being greeted.
-func (l *Listener) slot() bool {
-	select {
-	case l.slots <- struct{}{}:
-		return true
-	case <-l.ctx.Done():
-		return false
-	}
-}
-
-func (l *Listener) free() { <-l.slots }
-
-// greet makes a session of a connection and hands it to Accept.
+// greet makes a session of a connection and hands it to Accept; or enrolls the host that came for that.
 func (l *Listener) greet(ctx context.Context, c conn, carrier Carrier) {
-	peer, version, err := receiveHello(ctx, c, l.cfg)
-	if err == nil {
-		if err = c.start(ctx); err != nil {
-			c.close(nil)
+	if c.protocol() == alpnEnroll {
+		if err := l.enroll(ctx, c); err != nil {
+			l.turnedAway(carrier, Peer{Addr: c.remote().String()}, err)
 		}
+		return
 	}
+	peer, version, err := receiveHello(ctx, c, l.cfg)
 	if err != nil {
 		l.turnedAway(carrier, peer, err)
 		return
 	}
-	if !l.keep(c) {
+	account := l.peers.enter(peer.Host, c)
+	if !l.keep(c, peer) {
+		l.peers.leave(peer.Host, c)
 		c.close(wire.Errorf(wire.CodeShutdown, "the peer is stopping"))
 		return
 	}
+	// What was revoked since the certificate was looked at, watch has not seen to for this one.
+	if err := l.cfg.Current().trust.stands(peer.Certificate); err != nil {
+		l.turnedAway(carrier, peer, refuse(c, err))
+		return
+	}
+	if err := c.start(ctx, account.memory); err != nil {
+		c.close(nil)
+		l.turnedAway(carrier, peer, err)
+		return
+	}
 	select {
-	case l.ready <- &Session{c: c, carrier: carrier, peer: peer, version: version}:
+	case l.ready <- &Session{c: c, carrier: carrier, peer: peer, version: version, open: &account.streams}:
 	case <-l.ctx.Done():
 		c.close(wire.Errorf(wire.CodeShutdown, "the peer is stopping"))
 	case <-ctx.Done():
@@ -275,20 +297,47 @@ func (l *Listener) greet(ctx context.Context, c conn, carrier Carrier) {
 }
 
 // keep remembers c until it has ended, so that Close can end it. It is false when Close is under way.
-func (l *Listener) keep(c conn) bool {
+func (l *Listener) keep(c conn, peer Peer) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ctx.Err() != nil {
 		return false
 	}
-	l.conns[c] = struct{}{}
+	l.conns[c] = peer
 	l.wg.Go(func() {
 		<-c.done()
 		l.mu.Lock()
 		delete(l.conns, c)
 		l.mu.Unlock()
+		l.peers.leave(peer.Host, c)
 	})
 	return true
+}
+
+// watch ends the sessions of peers whose certificate does not stand any more: revoked, or of a CA that is not trusted now.
+func (l *Listener) watch() {
+	tick := time.NewTicker(standEvery)
+	defer tick.Stop()
+	for last := l.cfg.Credentials; ; {
+		select {
+		case <-l.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := l.cfg.Current()
+		if now == last {
+			continue
+		}
+		last = now
+		l.mu.Lock()
+		for c, peer := range l.conns {
+			if err := now.trust.stands(peer.Certificate); err != nil {
+				l.log.Warn(peer.Host, "session ended", "host", peer.Host, "role", peer.Role.String(), "addr", peer.Addr, "err", err)
+				l.wg.Go(func() { c.close(asWire(err)) })
+			}
+		}
+		l.mu.Unlock()
+	}
 }
 
 // turnedAway logs why a peer got no session, unless it is this end that stops.
@@ -298,7 +347,11 @@ func (l *Listener) turnedAway(carrier Carrier, peer Peer, err error) {
 	}
 	args := []any{"addr", peer.Addr, "carrier", string(carrier), "err", err}
 	if peer.Host != "" {
-		args = append(args, "host", peer.Host)
+		args = append(args, "host", peer.Host, "serial", peer.Serial)
 	}
-	l.log.warn("no session with this peer", args...)
+	addr := peer.Addr
+	if at, err := netip.ParseAddrPort(addr); err == nil {
+		addr = at.Addr().String()
+	}
+	l.log.Warn(addr, "no session with this peer", args...)
 }

@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -37,15 +38,15 @@ func quicConfig(cfg Config) *quic.Config {
 		KeepAlivePeriod:                cfg.Idle / 3,
 		InitialStreamReceiveWindow:     quicFirstWindow,
 		MaxStreamReceiveWindow:         quicWindow,
-		InitialConnectionReceiveWindow: quicFirstWindow,
+		InitialConnectionReceiveWindow: quicConnFirst,
 		MaxConnectionReceiveWindow:     quicConnWindow,
 		MaxIncomingStreams:             maxStreams + 1, // and the first one
 		MaxIncomingUniStreams:          -1,
 	}
 }
 
-func dialQUIC(ctx context.Context, addr string, cfg Config) (conn, error) {
-	c, err := quic.DialAddr(ctx, addr, cfg.Credentials.tlsConfig(), quicConfig(cfg))
+func dialQUIC(ctx context.Context, addr string, config *tls.Config, cfg Config) (conn, error) {
+	c, err := quic.DialAddr(ctx, addr, config, quicConfig(cfg))
 	if err != nil {
 		return nil, quicError(err, cfg.Idle)
 	}
@@ -55,9 +56,11 @@ func dialQUIC(ctx context.Context, addr string, cfg Config) (conn, error) {
 func (c *quicConn) certificates() []*x509.Certificate {
 	return c.c.ConnectionState().TLS.PeerCertificates
 }
-func (c *quicConn) remote() net.Addr            { return c.c.RemoteAddr() }
-func (c *quicConn) done() <-chan struct{}       { return c.c.Context().Done() }
-func (c *quicConn) start(context.Context) error { return nil }
+
+func (c *quicConn) protocol() string                     { return c.c.ConnectionState().TLS.NegotiatedProtocol }
+func (c *quicConn) remote() net.Addr                     { return c.c.RemoteAddr() }
+func (c *quicConn) done() <-chan struct{}                { return c.c.Context().Done() }
+func (c *quicConn) start(context.Context, *budget) error { return nil } // a connection has a window of its own
 
 func (c *quicConn) traffic() (in, out uint64) {
 	s := c.c.ConnectionStats()

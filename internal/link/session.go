@@ -2,9 +2,11 @@ package link
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/understudy-dr/understudy/internal/wire"
 )
@@ -16,7 +18,7 @@ type Session struct {
 	carrier Carrier
 	peer    Peer
 	version uint16
-	open    atomic.Int32 // streams that the peer opened and that aren't closed here
+	open    *atomic.Int32 // streams that the peer opened and that aren't closed here; over all its sessions at a listener
 }
 
 // Dial connects to a listener at addr (HOST:PORT) and greets it. When it fails, the error is one line that says why and
@@ -39,16 +41,7 @@ func Dial(ctx context.Context, carrier Carrier, addr string, cfg Config) (*Sessi
 }
 
 func dial(ctx context.Context, carrier Carrier, addr string, cfg Config) (*Session, error) {
-	var c conn
-	var err error
-	switch carrier {
-	case TCP:
-		c, err = dialTCP(ctx, addr, cfg)
-	case QUIC:
-		c, err = dialQUIC(ctx, addr, cfg)
-	default:
-		err = fmt.Errorf("no such carrier as %q", string(carrier))
-	}
+	c, err := dialConn(ctx, carrier, addr, cfg.Credentials.tlsConfig(), cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -56,11 +49,46 @@ func dial(ctx context.Context, carrier Carrier, addr string, cfg Config) (*Sessi
 	if err != nil {
 		return nil, err
 	}
-	if err := c.start(ctx); err != nil {
+	if err := c.start(ctx, newBudget(cfg.memory)); err != nil {
 		c.close(nil)
 		return nil, err
 	}
-	return &Session{c: c, carrier: carrier, peer: peer, version: version}, nil
+	s := &Session{c: c, carrier: carrier, peer: peer, version: version, open: new(atomic.Int32)}
+	go s.watch(cfg)
+	return s, nil
+}
+
+func dialConn(ctx context.Context, carrier Carrier, addr string, config *tls.Config, cfg Config) (conn, error) {
+	switch carrier {
+	case TCP:
+		return dialTCP(ctx, addr, config, cfg)
+	case QUIC:
+		return dialQUIC(ctx, addr, config, cfg)
+	}
+	return nil, fmt.Errorf("no such carrier as %q", string(carrier))
+}
+
+// watch ends the session when the peer's certificate does not stand any more.
+func (s *Session) watch(cfg Config) {
+	tick := time.NewTicker(standEvery)
+	defer tick.Stop()
+	for last := cfg.Credentials; ; {
+		select {
+		case <-s.c.done():
+			return
+		case <-tick.C:
+		}
+		now := cfg.Current()
+		if now == last {
+			continue
+		}
+		last = now
+		if err := now.trust.stands(s.peer.Certificate); err != nil {
+			cfg.Log.Warn("session ended", "host", s.peer.Host, "err", err)
+			s.Close(err)
+			return
+		}
+	}
 }
 
 // Peer is who is at the other end.

@@ -26,6 +26,7 @@ type tcpConn struct {
 	dialer  bool
 	idle    time.Duration
 	mux     *yamux.Session // nil before start
+	meter   *meter         // likewise
 	control *yamux.Stream
 
 	once  sync.Once
@@ -35,25 +36,20 @@ type tcpConn struct {
 	local bool // closed at this end first
 }
 
-func dialTCP(ctx context.Context, addr string, cfg Config) (conn, error) {
+func dialTCP(ctx context.Context, addr string, config *tls.Config, cfg Config) (conn, error) {
 	var d net.Dialer
 	raw, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	return handshakeTCP(ctx, raw, cfg, true)
+	return handshakeTCP(ctx, raw, cfg.Idle, func(c net.Conn) *tls.Conn { return tls.Client(c, config) }, true)
 }
 
 // handshakeTCP encrypts a connection. It closes raw when it fails.
-func handshakeTCP(ctx context.Context, raw net.Conn, cfg Config, dialer bool) (conn, error) {
-	tuneTCP(raw, cfg.Idle)
+func handshakeTCP(ctx context.Context, raw net.Conn, idle time.Duration, secure func(net.Conn) *tls.Conn, dialer bool) (conn, error) {
+	tuneTCP(raw, idle)
 	batch := newBatchConn(raw)
-	c := &tcpConn{batch: batch, dialer: dialer, idle: cfg.Idle, ended: make(chan struct{})}
-	if dialer {
-		c.tls = tls.Client(batch, cfg.Credentials.tlsConfig())
-	} else {
-		c.tls = tls.Server(batch, cfg.Credentials.tlsConfig())
-	}
+	c := &tcpConn{tls: secure(batch), batch: batch, dialer: dialer, idle: idle, ended: make(chan struct{})}
 	if err := c.tls.HandshakeContext(ctx); err != nil {
 		raw.Close()
 		var op *net.OpError
@@ -66,9 +62,11 @@ func handshakeTCP(ctx context.Context, raw net.Conn, cfg Config, dialer bool) (c
 }
 
 func (c *tcpConn) certificates() []*x509.Certificate { return c.tls.ConnectionState().PeerCertificates }
-func (c *tcpConn) remote() net.Addr                  { return c.tls.RemoteAddr() }
-func (c *tcpConn) done() <-chan struct{}             { return c.ended }
-func (c *tcpConn) traffic() (in, out uint64)         { return c.batch.in.Load(), c.batch.out.Load() }
+
+func (c *tcpConn) protocol() string          { return c.tls.ConnectionState().NegotiatedProtocol }
+func (c *tcpConn) remote() net.Addr          { return c.tls.RemoteAddr() }
+func (c *tcpConn) done() <-chan struct{}     { return c.ended }
+func (c *tcpConn) traffic() (in, out uint64) { return c.batch.in.Load(), c.batch.out.Load() }
 
 func (c *tcpConn) greeting(context.Context) (greeter, error) { return c.tls, nil }
 
@@ -99,17 +97,18 @@ func (c *tcpConn) muxConfig() *yamux.Config {
 }
 
 // start hands the connection to yamux.
-func (c *tcpConn) start(ctx context.Context) error {
+func (c *tcpConn) start(ctx context.Context, b *budget) error {
 	if err := c.tls.SetDeadline(time.Time{}); err != nil {
 		return err
 	}
 	var err error
+	c.meter = newMeter(c.tls, b)
 	if c.dialer {
-		if c.mux, err = yamux.Client(&muxConn{Conn: c.tls, batch: c.batch}, c.muxConfig()); err == nil {
+		if c.mux, err = yamux.Client(&muxConn{Conn: c.meter, batch: c.batch}, c.muxConfig()); err == nil {
 			c.control, err = c.mux.OpenStream()
 		}
 	} else {
-		if c.mux, err = yamux.Server(&muxConn{Conn: c.tls, batch: c.batch}, c.muxConfig()); err == nil {
+		if c.mux, err = yamux.Server(&muxConn{Conn: c.meter, batch: c.batch}, c.muxConfig()); err == nil {
 			c.control, err = c.mux.AcceptStreamWithContext(ctx)
 		}
 	}
@@ -128,6 +127,7 @@ func (c *tcpConn) start(ctx context.Context) error {
 // watch closes ended when yamux has ended.
 func (c *tcpConn) watch() {
 	<-c.mux.CloseChan()
+	c.meter.end()
 	var err error
 	for err == nil { // what yamux died of, it tells here only
 		_, err = c.mux.AcceptStream()
@@ -214,7 +214,7 @@ func (c *tcpConn) open(ctx context.Context) (rawStream, error) {
 		if r.err != nil {
 			return nil, c.streamError(r.err)
 		}
-		return &tcpStream{r.s, c}, nil
+		return c.stream(r.s), nil
 	case <-ctx.Done():
 		go func() {
 			if r := <-opened; r.err == nil {
@@ -230,7 +230,12 @@ func (c *tcpConn) accept(ctx context.Context) (rawStream, error) {
 	if err != nil {
 		return nil, c.streamError(err)
 	}
-	return &tcpStream{s, c}, nil
+	return c.stream(s), nil
+}
+
+func (c *tcpConn) stream(s *yamux.Stream) *tcpStream {
+	c.meter.own(s.StreamID(), s.Shrink)
+	return &tcpStream{s, c}
 }
 
 // streamError tells the end of the session from that of a stream. yamux makes the former look like a clean end of each
@@ -255,6 +260,7 @@ type tcpStream struct {
 
 func (s *tcpStream) Read(b []byte) (int, error) {
 	n, err := s.Stream.Read(b)
+	s.c.meter.read(s.Stream.StreamID(), n)
 	return n, s.c.streamError(err)
 }
 
@@ -267,4 +273,5 @@ func (s *tcpStream) Write(b []byte) (int, error) {
 func (s *tcpStream) finish(bool) {
 	s.Stream.Close()
 	s.SetDeadline(time.Now())
+	s.c.meter.finish(s.Stream.StreamID())
 }

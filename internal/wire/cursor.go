@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/binary"
 	"time"
 	"unicode/utf8"
@@ -51,6 +52,15 @@ func (c *cursor) text(limit int) string {
 	return string(s)
 }
 
+// bytes are up to limit of them, a copy.
+func (c *cursor) bytes(limit int) []byte {
+	n := int(c.u16())
+	if n > limit {
+		c.failed = true
+	}
+	return bytes.Clone(c.take(n))
+}
+
 func (c *cursor) digest() (d block.Digest) { copy(d[:], c.take(len(d))); return d }
 func (c *cursor) disk() (id block.DiskID)  { copy(id[:], c.take(len(id))); return id }
 func (c *cursor) instant() time.Time       { return time.Unix(0, int64(c.u64())).UTC() }
@@ -59,6 +69,7 @@ func (c *cursor) extent() (r block.Range) {
 	return r
 }
 func appendText(b []byte, s string) []byte    { return append(appendU16(b, uint16(len(s))), s...) }
+func appendBytes(b, s []byte) []byte          { return append(appendU16(b, uint16(len(s))), s...) }
 func appendU16(b []byte, v uint16) []byte     { return binary.LittleEndian.AppendUint16(b, v) }
 func appendU32(b []byte, v uint32) []byte     { return binary.LittleEndian.AppendUint32(b, v) }
 func appendU64(b []byte, v uint64) []byte     { return binary.LittleEndian.AppendUint64(b, v) }

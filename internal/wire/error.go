@@ -27,6 +27,8 @@ const (
 	CodeNoPoint     Code = 12
 	CodeNoSpace     Code = 13
 	CodeCorrupt     Code = 14
+	CodeToken       Code = 15
+	CodeNoSigner    Code = 16
 )
 
 // What callers branch on: an Error satisfies errors.Is with the sentinel of its code, on both sides of the wire.
@@ -45,6 +47,8 @@ var (
 	ErrNoPoint     = errors.New("no such recovery point")
 	ErrNoSpace     = errors.New("no space left at the target")
 	ErrCorrupt     = errors.New("stored data is damaged")
+	ErrToken       = errors.New("token refused")
+	ErrNoSigner    = errors.New("this receiver signs no certificates")
 )
 
 // codeInfo gives a code's word and sentinel.
@@ -78,6 +82,10 @@ func codeInfo(c Code) (string, error) {
 		return "no-space", ErrNoSpace
 	case CodeCorrupt:
 		return "corrupt", ErrCorrupt
+	case CodeToken:
+		return "token", ErrToken
+	case CodeNoSigner:
+		return "no-signer", ErrNoSigner
 	}
 	return fmt.Sprintf("code-%d", uint16(c)), nil
 }

@@ -1,6 +1,10 @@
 package wire
 
-import "github.com/understudy-dr/understudy/internal/block"
+import (
+	"time"
+
+	"github.com/understudy-dr/understudy/internal/block"
+)
 
 // Every limit of the protocol. A length that a peer states is held against these before memory is set aside for it.
 const (
@@ -9,6 +13,8 @@ const (
 
 	// MaxHost is the longest host name: that of a DNS name (RFC 1035, 2.3.4).
 	MaxHost = 255
+	// MaxAddress holds HOST:PORT, with the brackets of an IPv6 address.
+	MaxAddress = MaxHost + 8
 	// MaxProgram holds a program's name and version with room for a commit.
 	MaxProgram = 128
 	// MaxDiskName holds a path below /dev/disk, which nests ids of controllers and targets.
@@ -24,6 +30,17 @@ const (
 	MinScanChunk block.Size = 512
 	// MaxScanChunk is what the target reads at once into memory to answer.
 	MaxScanChunk = 4 * block.MiB
+
+	// TokenSize and SecretSize are of a token to enroll with: which one it is, and what can't be guessed.
+	TokenSize, SecretSize = 8, 24
+	// MaxTokenTTL is how long a token may be good: whoever finds it can be the host for so long.
+	MaxTokenTTL = 30 * 24 * time.Hour
+	// MaxDER bounds a certificate or a request for one: ours have 300 to 700 bytes, with a long name 1200.
+	MaxDER = 2048
+	// MaxCAs is how many CAs are trusted at once: one, and while it is replaced two.
+	MaxCAs = 8
+	// MaxSerial holds a serial number of 20 bytes (RFC 5280, 4.1.2.2) in hexadecimal.
+	MaxSerial = 40
 
 	// MaxDocument bounds a Reply: a hundred thousand recovery points at 300 bytes each.
 	MaxDocument = 32 << 20
@@ -46,10 +63,19 @@ const (
 	maxReadBody           = 2 + MaxSelector + 2 + MaxSelector + 8 + 8
 	maxReadStartBody      = 16 + 8 + block.MaxSealSize
 	readEndBody           = 32 + 8
+	maxEnrollBody         = TokenSize + SecretSize + 2 + MaxHost + 2 + MaxProgram + 2 + MaxDER
+	maxRenewBody          = 2 + MaxDER
+	maxGrantedBody        = 2 + MaxDER + 1 + MaxCAs*(2+MaxDER)
+	maxInviteBody         = 2 + MaxHost + 8 + 2 + MaxAddress
+	maxRevokeBody         = 2 + MaxHost + 2 + MaxSerial
 	laterRoom             = 1024 // for what later versions add to a greeting
 	maxStringLen          = 1<<16 - 1
 	_                uint = maxStringLen - max(MaxSelector, MaxErrorText, MaxDiskName) // the length of a string is a u16
 )
 
-// MaxGreeting bounds the whole of a Hello, Welcome or Error, head included: all that is read from a peer before it is known.
-const MaxGreeting = HeadSize + max(maxHelloBody, maxWelcomeBody, maxErrorBody)
+// MaxGreeting bounds the whole of a Hello, Welcome, Enroll or Error, head included: all that is read from a peer before it is
+// known.
+const MaxGreeting = HeadSize + max(maxHelloBody, maxWelcomeBody, maxEnrollBody, maxErrorBody)
+
+// MaxGranted bounds the whole of a Granted, which a host reads from a listener that it knows by its token.
+const MaxGranted = HeadSize + max(maxGrantedBody, maxErrorBody)

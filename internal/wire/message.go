@@ -30,6 +30,11 @@ const (
 	TypeRead        Type = 0xc0
 	TypeReadStart   Type = 0xc1
 	TypeReadEnd     Type = 0xc2
+	TypeEnroll      Type = 0xd0
+	TypeRenew       Type = 0xd1
+	TypeGranted     Type = 0xd2
+	TypeInvite      Type = 0xd3
+	TypeRevoke      Type = 0xd4
 )
 
 // Message is one of the messages of this package, always by pointer.
@@ -87,6 +92,16 @@ func kindOf(t Type) (kind, bool) {
 		return kind{"read start", 0, maxReadStartBody, false, func() Message { return new(ReadStart) }}, true
 	case TypeReadEnd:
 		return kind{"read end", readEndBody, readEndBody, false, func() Message { return new(ReadEnd) }}, true
+	case TypeEnroll:
+		return kind{"enroll", 0, maxEnrollBody, false, func() Message { return new(Enroll) }}, true
+	case TypeRenew:
+		return kind{"renew", 0, maxRenewBody, false, func() Message { return new(Renew) }}, true
+	case TypeGranted:
+		return kind{"granted", 0, maxGrantedBody, false, func() Message { return new(Granted) }}, true
+	case TypeInvite:
+		return kind{"invite", 0, maxInviteBody, false, func() Message { return new(Invite) }}, true
+	case TypeRevoke:
+		return kind{"revoke", 0, maxRevokeBody, false, func() Message { return new(Revoke) }}, true
 	}
 	return kind{}, false
 }

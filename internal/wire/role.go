@@ -2,21 +2,30 @@ package wire
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
 // Role is what an end of a link is there for. It is a role, not a place: either end may dial.
 type Role uint8
 
-// The roles.
+// The roles. The first two are of hosts, the others of people; a certificate is for one of the two kinds.
 const (
 	RoleSource   Role = 1 // has the newer disk
 	RoleTarget   Role = 2 // holds its journal
-	RoleOperator Role = 3 // asks and restores
+	RoleOperator Role = 3 // looks, restores, and decides about copies
+	RoleViewer   Role = 4 // looks
+	RoleAdmin    Role = 5 // does what an operator does, and decides who may
 )
 
 // Roles are all of them.
-func Roles() []Role { return []Role{RoleSource, RoleTarget, RoleOperator} }
+func Roles() []Role { return []Role{RoleSource, RoleTarget, RoleViewer, RoleOperator, RoleAdmin} }
+
+// People are the roles of people: what they may, each includes the one before.
+func People() []Role { return []Role{RoleViewer, RoleOperator, RoleAdmin} }
+
+// Person tells a role of people from one of hosts.
+func (r Role) Person() bool { return slices.Contains(People(), r) }
 
 func (r Role) String() string {
 	switch r {
@@ -26,6 +35,10 @@ func (r Role) String() string {
 		return "target"
 	case RoleOperator:
 		return "operator"
+	case RoleViewer:
+		return "viewer"
+	case RoleAdmin:
+		return "admin"
 	}
 	return fmt.Sprintf("role(%d)", uint8(r))
 }
@@ -37,7 +50,7 @@ func ParseRole(s string) (Role, error) {
 			return r, nil
 		}
 	}
-	return 0, fmt.Errorf("%q is no role: source, target or operator", s)
+	return 0, fmt.Errorf("%q is no role: source, target, viewer, operator or admin", s)
 }
 
 // Set reads a role from a flag.
@@ -50,7 +63,7 @@ func (r *Role) Set(s string) error {
 }
 
 // Type names the value in help texts.
-func (r *Role) Type() string { return "source|target|operator" }
+func (r *Role) Type() string { return "source|target|viewer|operator|admin" }
 
 // MarshalText makes the role a word in JSON.
 func (r Role) MarshalText() ([]byte, error) { return []byte(r.String()), nil }

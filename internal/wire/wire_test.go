@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -99,7 +100,34 @@ var draws = map[wire.Type]func(t *rapid.T) wire.Message{
 	wire.TypeReadEnd: func(t *rapid.T) wire.Message {
 		return &wire.ReadEnd{Digest: digest(t), Frames: rapid.Uint64().Draw(t, "frames")}
 	},
+	wire.TypeEnroll: func(t *rapid.T) wire.Message {
+		m := &wire.Enroll{Host: name(t), Program: text(t, wire.MaxProgram), Request: der(t)}
+		copy(m.Token[:], rapid.SliceOfN(rapid.Byte(), 8, 8).Draw(t, "token"))
+		copy(m.Secret[:], rapid.SliceOfN(rapid.Byte(), 24, 24).Draw(t, "secret"))
+		return m
+	},
+	wire.TypeRenew: func(t *rapid.T) wire.Message { return &wire.Renew{Request: der(t)} },
+	wire.TypeGranted: func(t *rapid.T) wire.Message {
+		m := &wire.Granted{Certificate: der(t)}
+		for range rapid.IntRange(0, wire.MaxCAs).Draw(t, "CAs") {
+			m.CAs = append(m.CAs, der(t))
+		}
+		return m
+	},
+	wire.TypeInvite: func(t *rapid.T) wire.Message {
+		return &wire.Invite{Host: name(t), TTL: time.Duration(rapid.Int64Range(1, int64(wire.MaxTokenTTL)).Draw(t, "ttl")), Receiver: text(t, wire.MaxAddress)}
+	},
+	wire.TypeRevoke: func(t *rapid.T) wire.Message {
+		if rapid.Bool().Draw(t, "by name") {
+			return &wire.Revoke{Name: name(t)}
+		}
+		return &wire.Revoke{Serial: rapid.StringOfN(rapid.RuneFrom([]rune("0123456789abcdef")), 1, 40, -1).Draw(t, "serial")}
+	},
 }
+
+func der(t *rapid.T) []byte { return rapid.SliceOfN(rapid.Byte(), 1, wire.MaxDER).Draw(t, "der") }
+
+func name(t *rapid.T) string { return rapid.StringN(1, 60, wire.MaxHost).Draw(t, "name") }
 
 func text(t *rapid.T, limit int) string {
 	return rapid.StringN(0, limit/4, limit).Draw(t, "text")
@@ -149,6 +177,10 @@ func TestTheLongestFit(t *testing.T) {
 		&wire.Command{Disk: long(wire.MaxSelector), Point: long(wire.MaxSelector)},
 		&wire.Read{Disk: long(wire.MaxSelector), Point: long(wire.MaxSelector)},
 		&wire.ScanReply{Range: block.Range{Len: 1}, Digests: make([]block.Digest, wire.MaxScanDigests)},
+		&wire.Enroll{Host: long(wire.MaxHost), Program: long(wire.MaxProgram), Request: make([]byte, wire.MaxDER)},
+		&wire.Granted{Certificate: make([]byte, wire.MaxDER), CAs: slices.Repeat([][]byte{make([]byte, wire.MaxDER)}, wire.MaxCAs)},
+		&wire.Invite{Host: long(wire.MaxHost), TTL: wire.MaxTokenTTL, Receiver: long(wire.MaxAddress)},
+		&wire.Revoke{Name: long(wire.MaxHost)},
 	} {
 		raw, err := wire.Append(nil, m)
 		if err != nil {
@@ -315,6 +347,19 @@ func TestMessagesBeyondTheLimitsAreNotSent(t *testing.T) {
 		"read past any disk":       &wire.Read{Range: block.Range{Len: block.MaxDiskSize + 1}},
 		"read of a long selector":  &wire.Read{Point: long},
 		"read start without seal":  &wire.ReadStart{Size: 1},
+		"enroll of no host":        &wire.Enroll{Request: []byte{1}},
+		"enroll of no key":         &wire.Enroll{Host: "web1"},
+		"enroll of a long host":    &wire.Enroll{Host: long, Request: []byte{1}},
+		"renew of no key":          &wire.Renew{},
+		"renew that is long":       &wire.Renew{Request: make([]byte, wire.MaxDER+1)},
+		"granted nothing":          &wire.Granted{},
+		"granted an empty CA":      &wire.Granted{Certificate: []byte{1}, CAs: [][]byte{{}}},
+		"granted too many CAs":     &wire.Granted{Certificate: []byte{1}, CAs: make([][]byte, wire.MaxCAs+1)},
+		"invite for ever":          &wire.Invite{Host: "web1", TTL: wire.MaxTokenTTL + 1},
+		"invite for no time":       &wire.Invite{Host: "web1"},
+		"invite of nobody":         &wire.Invite{TTL: 1},
+		"revoke of nothing":        &wire.Revoke{},
+		"revoke of two things":     &wire.Revoke{Name: "web1", Serial: "1"},
 	} {
 		if raw, err := wire.Append(nil, m); err == nil {
 			t.Errorf("%s: encoded to %d bytes", name, len(raw))
@@ -344,6 +389,7 @@ func TestErrorsAcrossTheWire(t *testing.T) {
 	sentinels := []error{
 		wire.ErrInternal, wire.ErrProtocol, wire.ErrVersion, wire.ErrForbidden, wire.ErrCertificate, wire.ErrClock,
 		wire.ErrShutdown, wire.ErrUnknownDisk, wire.ErrBusy, wire.ErrFenced, wire.ErrTip, wire.ErrNoPoint, wire.ErrNoSpace, wire.ErrCorrupt,
+		wire.ErrToken, wire.ErrNoSigner,
 	}
 	for i, want := range sentinels {
 		sent := wire.Errorf(wire.Code(i+1), "on disk %d: %w", i, io.ErrShortWrite)

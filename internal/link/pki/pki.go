@@ -2,14 +2,18 @@
 // running. A host is known by the name in its certificate (a DNS SAN) and may do what the role in it allows (a URI SAN,
 // "understudy:role:source"); neither says anything about network addresses, which change.
 //
-// The CA's directory holds ca.crt and ca.key. A host's directory holds ca.crt, host.crt and host.key, and that is what
-// link.LoadCredentials reads. ca.key never leaves the CA's directory.
+//	CA's folder                                  host's folder
+//	ca.crt ca.key   the CA                       ca.crt               the CAs that it trusts (trust.go)
+//	ca.crl          what it revoked (revoke.go)  ca.crl               what it knows to be revoked; may be missing
+//	ledger.jsonl    what it did (ledger.go)      ledger.jsonl         how it came by its certificates
+//	tokens/         who may enroll               host.crt host.key    who it is (store.go)
+//	                (invitations.go)
+//
+// ca.key never leaves the CA's folder. A host that enrolls makes host.key itself, and it never leaves the host.
 package pki
 
 import (
-	"bytes"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -18,9 +22,9 @@ import (
 	"fmt"
 	"io/fs"
 	"math/big"
-	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,6 +47,9 @@ const (
 	// backdate makes a fresh certificate good on hosts whose clock is a little behind.
 	backdate = 10 * time.Minute
 
+	pemCertificate = "CERTIFICATE"
+	pemKey         = "PRIVATE KEY"
+
 	rolePrefix = "role:" // of the opaque part of understudy:role:NAME
 )
 
@@ -61,7 +68,7 @@ func Init(dir, site string, force bool) error {
 			return fmt.Errorf("init pki: %w; --force replaces the CA, and no certificate of the old one is good any more", err)
 		}
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := NewKey()
 	if err != nil {
 		return fmt.Errorf("init pki: %w", err)
 	}
@@ -78,7 +85,7 @@ func Init(dir, site string, force bool) error {
 	if err := writeKey(paths[0], key); err != nil {
 		return err
 	}
-	return write(paths[1], pemOf("CERTIFICATE", der), 0o644)
+	return write(paths[1], pemOf(pemCertificate, der), 0o644)
 }
 
 // Issue makes a key and a certificate for a host in the directory out, which it creates: signed by the CA in dir, good for
@@ -97,40 +104,78 @@ func IssueBetween(dir, name string, role wire.Role, from, until time.Time, out s
 	if err := checkName(name); err != nil {
 		return fail(err)
 	}
-	uri, err := url.Parse("understudy:" + rolePrefix + role.String())
-	if _, known := wire.ParseRole(role.String()); known != nil || err != nil {
+	if _, err := wire.ParseRole(role.String()); err != nil {
 		return fail(fmt.Errorf("no such role as %v", role))
 	}
-	ca, caPEM, caKey, err := loadCA(dir)
+	a, err := OpenAuthority(dir)
 	if err != nil {
 		return fail(err)
-	}
-	if until.After(ca.NotAfter) {
-		until = ca.NotAfter
 	}
 	if !until.After(from) {
 		return fail(fmt.Errorf("it would be good until %s, from %s", stamp(until), stamp(from)))
 	}
-	if err := prepare(out, caPEM); err != nil {
+	if err := prepare(out, a.pem); err != nil {
 		return fail(err)
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	unlock, err := lockFolder(dir)
 	if err != nil {
 		return fail(err)
 	}
-	template := &x509.Certificate{
-		SerialNumber: serial(), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, URIs: []*url.URL{uri},
-		NotBefore: from, NotAfter: until, KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	defer unlock()
+	key, err := NewKey()
+	if err != nil {
+		return fail(err)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, ca, key.Public(), caKey)
+	cert, err := a.sign(key.Public(), subject{
+		name: name, roles: []wire.Role{role}, from: from, until: until, entry: Entry{Event: "issued", Detail: "into " + out},
+	})
 	if err != nil {
 		return fail(err)
 	}
 	if err := writeKey(filepath.Join(out, HostKeyFile), key); err != nil {
 		return err
 	}
-	return write(filepath.Join(out, HostCertFile), pemOf("CERTIFICATE", der), 0o644)
+	return write(filepath.Join(out, HostCertFile), pemOf(pemCertificate, cert.Raw), 0o644)
+}
+
+// Reissue makes a key and a certificate in place of those in a host's folder, which must trust the CA in dir. A daemon that
+// runs with the folder takes them up by itself.
+func Reissue(dir, name string, role wire.Role, ttl time.Duration, out string) error {
+	fail := func(err error) error { return fmt.Errorf("issue certificate for %s anew: %w", name, err) }
+	if ttl == 0 {
+		ttl = DefaultTTL
+	}
+	a, err := OpenAuthority(dir)
+	if err != nil {
+		return fail(err)
+	}
+	if err := checkName(name); err != nil {
+		return fail(err)
+	}
+	there, err := os.ReadFile(filepath.Join(out, CACertFile))
+	if err != nil {
+		return fail(err)
+	}
+	if !trusts(there, a.pem) {
+		return fail(fmt.Errorf("%s does not trust that CA: first understudy pki trust --pki %s --add %s", out, out, filepath.Join(dir, CACertFile)))
+	}
+	key, err := NewKey()
+	if err != nil {
+		return fail(err)
+	}
+	unlock, err := lockFolder(dir)
+	if err != nil {
+		return fail(err)
+	}
+	now := time.Now()
+	cert, err := a.sign(key.Public(), subject{
+		name: name, roles: []wire.Role{role}, from: now.Add(-backdate), until: now.Add(ttl), entry: Entry{Event: "issued", Detail: "anew into " + out},
+	})
+	unlock()
+	if err != nil {
+		return fail(err)
+	}
+	return Store(out, key, cert, nil)
 }
 
 // RolesOf are the roles that a certificate gives its host.
@@ -161,10 +206,17 @@ func prepare(out string, caPEM []byte) error {
 		return write(path, caPEM, 0o644)
 	case err != nil:
 		return err
-	case !bytes.Equal(there, caPEM):
+	case !trusts(there, caPEM):
 		return fmt.Errorf("%s is of another CA; move it away first, or choose another directory", path)
 	}
 	return nil
+}
+
+// trusts tells whether a host's CAs, in PEM, include the CA.
+func trusts(there, caPEM []byte) bool {
+	cas, err := ParseCAs(there)
+	ca, err2 := parseOne(caPEM)
+	return err == nil && err2 == nil && slices.ContainsFunc(cas, ca.Equal)
 }
 
 // loadCA reads the CA's certificate and key and holds that they belong together.
@@ -232,7 +284,7 @@ func writeKey(path string, key *ecdsa.PrivateKey) error {
 	if err != nil {
 		return err
 	}
-	return write(path, pemOf("PRIVATE KEY", der), 0o600)
+	return write(path, pemOf(pemKey, der), 0o600)
 }
 
 // write makes a new file and never follows what is there.
