@@ -83,7 +83,7 @@ func TestHorizonLatest(t *testing.T) {
 	s.startReceiver("--horizon", "latest")
 	s.startAgent(dev)
 	write(t, dev, mib, 8*mib)
-	s.nextPoint(dev)
+	s.nextPointThat(dev, func(p receiver.PointReport) bool { return p.Proven })
 	volumes, err := filepath.Glob(filepath.Join(s.rdir, "disks", "*", "volume.raw"))
 	if err != nil || len(volumes) != 1 {
 		t.Fatal(volumes, err)

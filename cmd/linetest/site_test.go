@@ -304,7 +304,7 @@ func (s *site) restore(what string) string {
 	return path
 }
 
-// sameAs holds that the newest point of disk is the disk, byte for byte; nothing may write to it meanwhile.
+// sameAs holds that the next proven point of disk is the disk, byte for byte; nothing may write to it meanwhile.
 func (s *site) sameAs(disk string) {
 	s.t.Helper()
 	s.copyIs(disk, disk)
@@ -313,9 +313,9 @@ func (s *site) sameAs(disk string) {
 // copyIs holds the same of a disk that is asked for by its id.
 func (s *site) copyIs(disk, device string) {
 	s.t.Helper()
-	// Points are fuzzy while a comparison runs, and latest does not mean those.
-	s.nextPointThat(disk, func(p receiver.PointReport) bool { return p.Class.Consistent() })
-	path := s.restore(disk)
+	// Points are fuzzy, or unproven, while a comparison runs: after a gap, or where the kernel did not tell of a write.
+	p := s.nextPointThat(disk, func(p receiver.PointReport) bool { return p.Class.Consistent() && p.Proven })
+	path := s.restore(disk + "@" + p.Seq.String())
 	defer os.Remove(path)
 	if out, err := exec.Command("cmp", path, device).CombinedOutput(); err != nil {
 		s.t.Fatalf("the copy of %s is not the disk: %v: %s", disk, err, out)
