@@ -16,7 +16,7 @@ CARRIER ?= quic
 
 KERNELS ?= 6.1 6.12
 
-.PHONY: help deps build lint fast test demo soak order bench kernels clean
+.PHONY: help deps build lint fast test demo soak order bench kernels package clean
 
 help: ## print this
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-8s %s\n' "$$t" "$$d"; done
@@ -75,5 +75,11 @@ kernels: deps ## the tracker's tests on stock Debian kernels, with virtio and NV
 _kernels:
 	@bash packaging/kernels.sh $(KERNELS)
 
+package: deps ## .deb and .rpm for amd64 and arm64, with checksums, into packaging/out (docs/PACKAGING.md)
+	@$(MAKE) --no-print-directory _package
+
+_package:
+	@bash packaging/package.sh
+
 clean: ## remove what was built
-	rm -rf bin bench/out
+	rm -rf bin bench/out packaging/out
