@@ -31,7 +31,7 @@ func RunGuard(conn *os.File) error {
 	if err := lockPages(); err != nil {
 		return err
 	}
-	if setOOMScore(-1000) != nil {
+	if setOOMScore(-1000) != nil && ownOOMScore() > 0 {
 		_ = setOOMScore(0) // without CAP_SYS_RESOURCE: still less than the agent has, see lockMemory
 	}
 	debug.SetGCPercent(-1) // see disarm

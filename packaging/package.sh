@@ -7,6 +7,7 @@
 #
 # VERSION    of the packages; default: from git
 # ARCHES     default: amd64 arm64
+# FRESH      not empty: nothing comes from Go's build cache
 set -euo pipefail
 cd "$(dirname "$0")/.."
 umask 022
@@ -36,6 +37,7 @@ stage=$work/stage
 mkdir "$stage"
 
 GOBIN=$work "$go" install $nfpm
+"$go" build -o "$work/bill" ./packaging/bill
 
 # What is the same for all processors.
 cp -r packaging/{units,sysusers.d,tmpfiles.d,etc,scripts,hooks,nfpm} "$stage"
@@ -51,17 +53,20 @@ find "$stage" -type d -exec chmod 755 {} + -o -type f -exec chmod 644 {} +
 chmod 755 "$stage"/hooks/*/*
 
 for arch in ${ARCHES:-amd64 arm64}; do
-	mkdir -p "$stage/bin"
+	echo "package: $PACKAGE_VERSION, $arch"
+	rm -rf "$stage/bin"
+	mkdir "$stage/bin"
+	CGO_ENABLED=0 GOARCH=$arch "$go" build ${FRESH:+-a} "${flags[@]}" -o "$stage/bin/" ./cmd/understudy-agent ./cmd/understudy-receiver ./cmd/understudy
+	"$work/bill" --version "$PACKAGE_VERSION" --epoch "$SOURCE_DATE_EPOCH" --out "$stage/doc" "$stage"/bin/*
+	find "$stage" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 	for command in understudy-agent understudy-receiver understudy; do
-		echo "package: $command $PACKAGE_VERSION, $arch"
-		CGO_ENABLED=0 GOARCH=$arch "$go" build "${flags[@]}" -o "$stage/bin/$command" "./cmd/$command"
-		find "$stage" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
+		cp "$stage/doc/$command.cdx.json" "$out/${command}_${PACKAGE_VERSION}_$arch.cdx.json"
 		for packager in deb rpm; do
 			# Relative paths in the configuration are those of the stage.
 			(cd "$stage" && PACKAGE_ARCH=$arch "$work/nfpm" package --config "nfpm/$command.yaml" --packager $packager --target "$out" >/dev/null)
 		done
 	done
-	rm -rf "$stage/bin"
 done
+cp "$stage"/doc/*.licences "$out/"
 (cd "$out" && sha256sum -- * >SHA256SUMS)
 ls -l "$out"

@@ -8,7 +8,8 @@ remove | 0)
 	;;
 purge)
 	rm -rf /var/lib/understudy/receiver
-	if [ ! -e /usr/bin/understudy-agent ] && [ ! -e /usr/bin/understudy ]; then rm -rf /etc/understudy; fi
-	rmdir --ignore-fail-on-non-empty /var/lib/understudy 2>/dev/null || true
+	# Certificates are for all of Understudy that is here: they go with the last of it.
+	if [ -z "$(ls /usr/bin/understudy /usr/bin/understudy-* /etc/understudy/*.toml 2>/dev/null)" ]; then rm -rf /etc/understudy/pki; fi
+	rmdir --ignore-fail-on-non-empty /etc/understudy /var/lib/understudy 2>/dev/null || true
 	;;
 esac
