@@ -23,7 +23,8 @@ cleanup() {
 	fi
 	[ -z "$nspawn" ] || wait "$nspawn" 2>/dev/null || true
 	for loop in "${loops[@]}"; do losetup -d "$loop" || true; done
-	rm -rf "$work"
+	umount "$work/rpm/proc" 2>/dev/null || true
+	rm -rf --one-file-system "$work"
 	exit $status
 }
 trap cleanup EXIT
@@ -104,6 +105,7 @@ rpms() {
 	root rpm
 	local r=(rpm --root "$work/rpm" --nodeps) names=(understudy understudy-agent understudy-receiver)
 	rpm --root "$work/rpm" --initdb
+	mount -t proc proc "$work/rpm/proc"
 	local v dir
 	for v in one two; do mkdir "$work/rpm/$v" && cp "$work/$v"/*.rpm "$work/rpm/$v/"; done
 	"${r[@]}" -i "$work"/rpm/one/*.rpm
@@ -111,7 +113,7 @@ rpms() {
 	[ "$(chroot "$work/rpm" understudy-agent --version)" = "understudy-agent version 1.0.0" ] || fail "not the version that was installed"
 	chroot "$work/rpm" getent passwd understudy >/dev/null || fail "no user understudy"
 	[ "$(stat -c %U:%a "$work/rpm/etc/understudy/pki")" != root:755 ] && [ -e "$work/rpm/etc/understudy/pki" ] || fail "no folder for certificates"
-	[ "$("${r[@]}" -qc understudy-agent)" = /etc/understudy/agent.toml ] || fail "agent.toml is no configuration file"
+	[ "$(rpm --root "$work/rpm" -qc understudy-agent)" = /etc/understudy/agent.toml ] || fail "agent.toml is no configuration file"
 	ln -s /usr/lib/systemd/system/understudy-agent.service "$work/rpm/etc/systemd/system/multi-user.target.wants/"
 	echo '# mine' >>"$work/rpm/etc/understudy/agent.toml"
 	"${r[@]}" -U "$work"/rpm/two/*.rpm
