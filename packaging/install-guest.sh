@@ -102,6 +102,19 @@ reloads() {
 	systemctl is-active --quiet understudy-agent
 }
 
+hooks() {
+	step "hooks under the unit: as another user, and the point is the application's"
+	printf '#!/bin/sh\ntouch /tmp/hook-$UNDERSTUDY_HOOK-$(id -un)\n' >/usr/local/bin/hook && chmod 755 /usr/local/bin/hook
+	cp /etc/understudy/agent.toml /root/agent.toml
+	printf '[[application]]\nname = "probe"\npre_freeze = "/usr/local/bin/hook"\npost_thaw = "/usr/local/bin/hook"\nuser = "nobody"\nevery = "1s"\n' >>/etc/understudy/agent.toml
+	systemctl restart understudy-agent
+	within 30 bash -c "understudy points $data --receiver 127.0.0.1:443 --pki /root/ann | grep -q ' application '"
+	[ -e /tmp/hook-pre-freeze-nobody ] && [ -e /tmp/hook-post-thaw-nobody ] || fail "the hooks' files are not in the host's /tmp: $(ls /tmp)"
+	mv /root/agent.toml /etc/understudy/agent.toml
+	systemctl restart understudy-agent
+	within 30 protected
+}
+
 hangs() {
 	step "an agent that hangs is started anew by the watchdog"
 	mkdir -p /run/systemd/system/understudy-agent.service.d
@@ -217,7 +230,7 @@ cleanup() {
 	umount $here $elsewhere
 }
 
-[ $# -gt 0 ] || set -- installs starts reloads hangs killed both_killed stopped upgrades removes
+[ $# -gt 0 ] || set -- installs starts reloads hooks hangs killed both_killed stopped upgrades removes
 set +e
 for s in "$@"; do
 	(set -e; "$s") || exit 1
