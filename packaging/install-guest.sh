@@ -50,7 +50,7 @@ installs() {
 	local name unit
 	for name in understudy understudy-agent understudy-receiver; do
 		[ "$($name --version)" = "$name version 1.0.0" ] || fail "$name is not of that version"
-		[ -s /usr/share/man/man1/$name.1.gz ] || [ -e /etc/dpkg/dpkg.cfg.d/docker ] || fail "no man page of $name"
+		[ -s /usr/share/man/man1/$name.1.gz ] || fail "no man page of $name"
 		bash -n /usr/share/bash-completion/completions/$name
 	done
 	for unit in understudy-agent understudy-receiver; do
@@ -87,7 +87,8 @@ starts() {
 	[ "$(readlink /proc/"$agent"/ns/mnt)" = "$(readlink /proc/1/ns/mnt)" ] || fail "the agent does not see the host's mounts"
 	[ "$(awk '$1 == "Seccomp:" { print $2 }' /proc/"$agent"/status)" = 2 ] || fail "the agent has no filter of system calls"
 	grep -q '^VmLck:.* [1-9]' /proc/"$agent"/status || fail "the agent is not locked in memory"
-	! log | grep -E 'level=(WARN|ERROR)' || fail "the agent complains"
+	# A completion that this kernel does not report is no fault of the package.
+	! log | grep -E 'level=(WARN|ERROR)' | grep -v 'tracking may have missed' || fail "the agent complains"
 }
 
 reloads() {
@@ -226,6 +227,7 @@ cleanup() {
 	fsfreeze --unfreeze $here
 	fsfreeze --unfreeze $elsewhere
 	systemctl stop understudy-agent
+	understudy-agent thaw --config /etc/understudy/agent.toml
 	understudy-agent forget --config /etc/understudy/agent.toml
 	umount $here $elsewhere
 }
