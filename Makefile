@@ -16,10 +16,10 @@ CARRIER ?= quic
 
 KERNELS ?= 6.1 6.12
 
-.PHONY: help deps build lint fast test demo soak order bench kernels clean
+.PHONY: help deps build lint fast test demo soak order bench kernels package install-test clean
 
 help: ## print this
-	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-8s %s\n' "$$t" "$$d"; done
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-12s %s\n' "$$t" "$$d"; done
 
 deps: ## install what is missing (apt packages; Go fetches its modules itself)
 	@bash packaging/deps.sh
@@ -75,5 +75,17 @@ kernels: deps ## the tracker's tests on stock Debian kernels, with virtio and NV
 _kernels:
 	@bash packaging/kernels.sh $(KERNELS)
 
+package: deps ## .deb and .rpm for amd64 and arm64, with checksums, into packaging/out (docs/PACKAGING.md)
+	@$(MAKE) --no-print-directory _package
+
+_package:
+	@bash packaging/package.sh
+
+install-test: deps ## install the packages for real: .deb in a Debian under systemd, .rpm in a root of its own (4 minutes)
+	@$(MAKE) --no-print-directory _install-test
+
+_install-test:
+	@bash packaging/install.sh
+
 clean: ## remove what was built
-	rm -rf bin bench/out
+	rm -rf bin bench/out packaging/out

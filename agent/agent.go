@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/understudy-dr/understudy/internal/block"
@@ -23,6 +24,11 @@ type Parts struct {
 	Guard []string // the command that ends in RunGuard
 	Log   *slog.Logger
 
+	// Record is the path of the record of what is frozen (ThawLeft), on a file system in memory. "" for none.
+	Record string
+	// Ready is called by Run once all disks are tracked and the guard stands; may be nil.
+	Ready func()
+
 	// Machine tells this host's hardware from a copy of it (MachineID); zero where nothing does.
 	Machine block.Digest
 }
@@ -34,7 +40,8 @@ type Agent struct {
 	log   *slog.Logger
 	hooks *hooks
 
-	memory *memory // of all disks
+	memory *memory      // of all disks
+	frozen atomic.Int64 // when the freeze under way began, in ns since 1970; 0: there is none
 
 	mu      sync.Mutex
 	disks   []*disk
@@ -103,7 +110,29 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	defer guard.Close()
+	record, err := openRecord(a.parts.Record)
+	if err != nil {
+		return err
+	}
+	defer record.close()
+	if err := guard.keepRecord(record); err != nil {
+		return err
+	}
+	if a.parts.Ready != nil {
+		a.parts.Ready()
+	}
 	return a.keepLinked(ctx, guard)
+}
+
+// hangs is how long a freeze may last before the agent counts as hanging. The guard has ended it long before.
+const hangs = 30 * time.Second
+
+// Alive tells whether the agent works: that no freeze has been hanging, and that what all its parts share can be had. Where one of
+// them never lets go of that, it does not return.
+func (a *Agent) Alive() bool {
+	a.Status()
+	since := a.frozen.Load()
+	return since == 0 || time.Since(time.Unix(0, since)) < hangs
 }
 
 func (a *Agent) closeDisks() {
@@ -164,7 +193,8 @@ func (a *Agent) serve(ctx context.Context, s *link.Session, guard *Guard) error 
 		case <-ctx.Done():
 		}
 	}()
-	f := &freezer{guard: guard, limit: a.cfg.freezeLimit(), grace: openGrace(graceFile)}
+	f := &freezer{guard: guard, limit: a.cfg.freezeLimit(), grace: openGrace(graceFile), record: guard.record, since: &a.frozen}
+	f.grace.mark = guard.record.word(recordGrace)
 	defer f.grace.close()
 	g := &group{agent: a, cfg: a.cfg, freezer: f, session: s, joined: make(chan struct{}, 1), stretch: 1}
 	g.cutter = startCutter(f, len(a.cfg.Disks))

@@ -36,14 +36,10 @@ func victim(how, path, budget string) error {
 	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil { // the test has put it where it wants it
 		return err
 	}
-	if err := lockMemory(); err != nil {
-		return err
-	}
-	g, err := StartGuard(os.Args[0], guardProgram)
+	f, err := victimFreezer(limit)
 	if err != nil {
 		return err
 	}
-	f := freezer{guard: g, limit: limit + freezeGrace, grace: openGrace(graceFile)}
 	if err := f.prepare([]Mount{{Path: path, FSType: "ext4", shown: numberOf(st.Dev)}}); err != nil {
 		return err
 	}
@@ -83,6 +79,24 @@ func victim(how, path, budget string) error {
 	}
 	time.Sleep(time.Hour)
 	return nil
+}
+
+// victimFreezer is a freezer as an agent makes it.
+func victimFreezer(limit time.Duration) (*freezer, error) {
+	if err := lockMemory(); err != nil {
+		return nil, err
+	}
+	g, err := StartGuard(os.Args[0], guardProgram)
+	if err != nil {
+		return nil, err
+	}
+	r, err := openRecord(os.Getenv(recordVariable))
+	if err != nil {
+		return nil, err
+	}
+	f := &freezer{guard: g, limit: limit + freezeGrace, grace: openGrace(graceFile), record: r}
+	f.grace.mark = r.word(recordGrace)
+	return f, g.keepRecord(r)
 }
 
 // hoard is what a victim has filled its memory with.

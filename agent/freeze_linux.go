@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,9 +40,11 @@ func numberOf(dev uint64) string { return fmt.Sprintf("%d:%d", unix.Major(dev), 
 // write-back that a freeze begins with must get through, and thawed last. Those of one depth are frozen side by side: most of
 // a freeze is waiting for all processors to have seen it, some 10 ms, and they may as well wait for all at once.
 type freezer struct {
-	guard *Guard
-	limit time.Duration // when the guard thaws
-	grace *grace        // nil: the kernel takes its time
+	guard  *Guard
+	limit  time.Duration // when the guard thaws
+	grace  *grace        // nil: the kernel takes its time
+	record *record       // of what is frozen; may be nil
+	since  *atomic.Int64 // when the freeze under way began, in ns since 1970; 0: there is none. May be nil
 
 	// Open only around a freeze, so that they can be unmounted between points.
 	fds     []int // of what is frozen, in this order; the same indexes as paths and threads
@@ -56,6 +59,7 @@ type freezer struct {
 type freezeThread struct {
 	depth int
 	todo  chan int // files
+	hold  *hold    // its place in the record; may be nil
 	err   error    // of the last freeze
 	held  bool     // it is frozen by us
 }
@@ -64,14 +68,20 @@ func (t *freezeThread) run(ready chan<- struct{}, busy *sync.WaitGroup) {
 	urgent() // to the goroutine's end
 	ready <- struct{}{}
 	for fd := range t.todo {
+		t.hold.set(holdFreezing)
 		t.err = unix.IoctlSetInt(fd, fiFreeze, 0)
-		t.held = t.err == nil
+		if t.held = t.err == nil; t.held {
+			t.hold.frozen()
+		} else {
+			t.hold.set(holdNone)
+		}
 		busy.Done()
 	}
 }
 
 // prepare opens the mount points and hands them to the guard. release undoes it.
 func (f *freezer) prepare(mounts []Mount) error {
+	var listed []Mount
 	for _, m := range mounts {
 		fd, err := m.open()
 		if err != nil {
@@ -82,13 +92,14 @@ func (f *freezer) prepare(mounts []Mount) error {
 			f.loose = append(f.loose, fd)
 			continue
 		}
-		t := &freezeThread{depth: m.depth, todo: make(chan int, 1)}
+		t := &freezeThread{depth: m.depth, todo: make(chan int, 1), hold: f.record.hold(len(f.fds))}
+		listed = append(listed, m)
 		ready := make(chan struct{})
 		go t.run(ready, &f.busy)
 		<-ready
 		f.fds, f.paths, f.threads = append(f.fds, fd), append(f.paths, m.Path), append(f.threads, t)
 	}
-	if err := f.guard.arm(f.fds); err != nil {
+	if err := errors.Join(f.record.list(listed), f.guard.arm(f.fds)); err != nil {
 		f.release()
 		return err
 	}
@@ -118,6 +129,9 @@ func (f *freezer) freeze() error {
 	}
 	if err := f.guard.startClock(f.limit); err != nil {
 		return err
+	}
+	if f.since != nil {
+		f.since.Store(f.began.UnixNano())
 	}
 	for first := 0; first < len(f.fds); {
 		if f.late() { // the guard has thawed those before: one more frozen now would stay so for longer than it may
@@ -164,12 +178,19 @@ func (f *freezer) thaw() error {
 			continue
 		}
 		t.held = false
-		switch e := unix.IoctlSetInt(f.fds[i], fiThaw, 0); {
+		e := unix.IoctlSetInt(f.fds[i], fiThaw, 0)
+		if e == nil || errors.Is(e, unix.EINVAL) {
+			t.hold.set(holdNone)
+		}
+		switch {
 		case errors.Is(e, unix.EINVAL):
 			err = errThawed
 		case e != nil:
 			err = e
 		}
+	}
+	if f.since != nil {
+		f.since.Store(0)
 	}
 	if errors.Is(err, errThawed) && f.late() {
 		return errLate

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"sync/atomic"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -16,6 +18,13 @@ type grace struct {
 	fd    int // -1: there is none
 	ours  bool
 	value [2]byte
+	mark  *atomic.Uint32 // of the record: 1 while it is ours; may be nil
+}
+
+func (g *grace) note(v uint32) {
+	if g.mark != nil {
+		g.mark.Store(v)
+	}
 }
 
 // openGrace opens the switch; close it with close. A nil grace does nothing.
@@ -37,8 +46,11 @@ func (g *grace) hurry() {
 		return
 	}
 	g.value[0] = '1'
+	g.note(1)
 	_, err = unix.Pwrite(g.fd, g.value[:1], 0)
-	g.ours = err == nil
+	if g.ours = err == nil; !g.ours {
+		g.note(0)
+	}
 }
 
 // rest takes back what hurry did.
@@ -48,6 +60,7 @@ func (g *grace) rest() {
 	}
 	g.value[0] = '0'
 	_, _ = unix.Pwrite(g.fd, g.value[:1], 0) // nothing depends on it
+	g.note(0)
 	g.ours = false
 }
 

@@ -18,6 +18,7 @@ import (
 //	hello                     is it there?
 //	add, with open files      it keeps the mount points that it may have to thaw: the files themselves, so that it thaws what
 //	                          was frozen, whatever is mounted at the path by then
+//	record, with its file     it keeps what it thaws in the record, and takes back what the agent told the kernel
 //	start LIMIT               the freeze begins now: it thaws when LIMIT has passed, or when its end of the pair is closed,
 //	                          which the kernel does for an agent that has died
 //	disarm                    the freeze is over: it stops its clock and closes the files
@@ -26,12 +27,13 @@ import (
 const (
 	guardHello  = 'h'
 	guardAdd    = 'a'
+	guardRecord = 'r'
 	guardStart  = 's'
 	guardDisarm = 'd'
 
 	guardOK     = 'o'
 	guardThawed = 't' // to disarm: the clock ran out first
-	guardRefuse = 'r' // a request that makes no sense
+	guardRefuse = 'x' // a request that makes no sense
 
 	guardPacket = 1 + 8
 	// guardFiles go with one packet: the kernel passes 253 at most.
@@ -48,6 +50,7 @@ const freezeGrace = 100 * time.Millisecond
 type Guard struct {
 	argv   []string
 	cmd    *exec.Cmd
+	record *record // may be nil
 	sock   int
 	packet [guardPacket]byte // of the request and of its answer: nothing is allocated for start
 }
@@ -82,11 +85,25 @@ func (g *Guard) start() error {
 		g.cmd = nil
 		return fmt.Errorf("start guard: %w", err)
 	}
-	if err := g.ask(guardHello, 0, nil); err != nil {
+	if err := g.greet(); err != nil {
 		g.end()
 		return fmt.Errorf("start guard: %w", err)
 	}
 	return nil
+}
+
+// greet finds out whether the guard is there, and hands it the record.
+func (g *Guard) greet() error {
+	if err := g.ask(guardHello, 0, nil); err != nil || g.record == nil {
+		return err
+	}
+	return g.ask(guardRecord, 0, unix.UnixRights(int(g.record.file.Fd())))
+}
+
+// keepRecord gives this guard, and those that replace it, the record.
+func (g *Guard) keepRecord(r *record) error {
+	g.record = r
+	return g.greet()
 }
 
 // Close ends the guard and waits for it.

@@ -31,7 +31,7 @@ func RunGuard(conn *os.File) error {
 	if err := lockPages(); err != nil {
 		return err
 	}
-	if setOOMScore(-1000) != nil {
+	if setOOMScore(-1000) != nil && ownOOMScore() > 0 {
 		_ = setOOMScore(0) // without CAP_SYS_RESOURCE: still less than the agent has, see lockMemory
 	}
 	debug.SetGCPercent(-1) // see disarm
@@ -67,7 +67,8 @@ func hurry() {
 //	  └───────────disarm──────────────┴─────────────────┘      the end of the socket while running or late: thaw, and end
 type guardState struct {
 	sock    int
-	grace   *grace // as it was when nothing was frozen yet
+	grace   *grace  // as it was when nothing was frozen yet
+	record  *record // nil: there is none
 	thawers []*thawer
 	used    int // thawers[:used] hold a file
 	results chan thawResult
@@ -92,6 +93,7 @@ type thawResult struct {
 // thawer is a thread that thaws one file system when it is told to.
 type thawer struct {
 	fd      int
+	hold    *hold // its place in the record; may be nil
 	busy    bool
 	todo    chan int
 	results chan<- thawResult
@@ -104,6 +106,9 @@ func (t *thawer) run(ready chan<- struct{}) {
 	ready <- struct{}{}
 	for fd := range t.todo {
 		err := unix.IoctlSetInt(fd, fiThaw, 0) // EINVAL: it is not frozen
+		if err == nil {
+			t.hold.set(holdNone)
+		}
 		t.results <- thawResult{t, err == nil, time.Now()}
 	}
 }
@@ -167,6 +172,8 @@ func (s *guardState) do(verb byte, limit time.Duration, rights []byte) (answer b
 	switch {
 	case verb == guardHello:
 		return guardOK
+	case verb == guardRecord && s.record == nil && s.used == 0:
+		return s.keepRecord(rights)
 	case verb == guardAdd && !s.running:
 		return s.add(rights)
 	case verb == guardStart && !s.running && limit > 0:
@@ -178,6 +185,23 @@ func (s *guardState) do(verb byte, limit time.Duration, rights []byte) (answer b
 		return s.disarm()
 	}
 	return guardRefuse
+}
+
+// keepRecord maps the record, whose file comes with the request.
+func (s *guardState) keepRecord(rights []byte) (answer byte) {
+	messages, err := unix.ParseSocketControlMessage(rights)
+	if err != nil || len(messages) != 1 {
+		return guardRefuse
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return guardRefuse
+	}
+	if s.record, err = mapRecord(os.NewFile(uintptr(fds[0]), "record")); err != nil {
+		return guardRefuse
+	}
+	s.grace.mark = s.record.word(recordGrace)
+	return guardOK
 }
 
 // add takes over files, and sees to it that each has its thawer.
@@ -195,7 +219,7 @@ func (s *guardState) add(rights []byte) (answer byte) {
 			if s.used == len(s.thawers) {
 				s.grow()
 			}
-			s.thawers[s.used].fd = fd
+			s.thawers[s.used].fd, s.thawers[s.used].hold = fd, s.record.hold(s.used)
 			s.used++
 		}
 	}

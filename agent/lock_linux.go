@@ -18,7 +18,7 @@ import (
 // It also offers the agent as the first to go when the host is out of memory, unless somebody has set that already: it goes
 // before its guard, and before the applications that it is there for. It can: tracking goes on in the kernel.
 func lockMemory() error {
-	if raw, err := os.ReadFile(oomScoreFile); err == nil && strings.TrimSpace(string(raw)) == "0" {
+	if ownOOMScore() == 0 {
 		_ = setOOMScore(oomScore) // anybody may make it higher
 	}
 	return lockPages()
@@ -40,6 +40,13 @@ const (
 	// oomScore is in thousandths of the host's memory, or of the cgroup's, that the agent is taken to hold on top (proc(5)).
 	oomScore = 200
 )
+
+// ownOOMScore is what this process has; 0 where it can't be read.
+func ownOOMScore() int {
+	raw, _ := os.ReadFile(oomScoreFile)
+	n, _ := strconv.Atoi(strings.TrimSpace(string(raw)))
+	return n
+}
 
 func setOOMScore(n int) error { return os.WriteFile(oomScoreFile, []byte(strconv.Itoa(n)), 0) }
 

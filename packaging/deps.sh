@@ -24,6 +24,10 @@ needs=(
 	lvm:lvm2
 	dmsetup:dmsetup
 	mdadm:mdadm
+	mmdebstrap:mmdebstrap     # make install-test: the packages in a Debian,
+	systemd-nspawn:systemd-container # under its own systemd,
+	systemd-analyze:systemd   # their units,
+	rpm:rpm                   # and a root for the other kind
 	modprobe:kmod             # the loop module, where the kernel does not have it built in
 )
 packages=()

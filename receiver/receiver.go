@@ -162,3 +162,20 @@ func (r *Receiver) grant(ctx context.Context, peer link.Peer, may reach, stream 
 	}
 	return wire.Errorf(wire.CodeProtocol, "a stream can't begin with %T", m)
 }
+
+// Alive tells whether the receiver works: that what all its sessions share can be had. Where one of them never lets go of that, it
+// does not return. It waits for no disk: a slow one is no reason to start the receiver anew.
+func (r *Receiver) Alive() bool {
+	r.store.mu.Lock()
+	disks := make([]*replica, 0, len(r.store.disks))
+	for _, rep := range r.store.disks {
+		disks = append(disks, rep)
+	}
+	r.store.mu.Unlock()
+	for _, rep := range disks {
+		_ = rep.source() // that the lock can be had is all
+	}
+	r.foldMu.Lock()
+	defer r.foldMu.Unlock()
+	return true
+}

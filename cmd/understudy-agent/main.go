@@ -27,12 +27,14 @@ func command() *cobra.Command {
 		Use:           "understudy-agent",
 		Short:         "Keep a verified copy of this host's disks at another site",
 		Long:          "Keep a verified copy of this host's disks at another site.\n\nExit codes:\n" + daemon.CodeTable(),
+		Version:       daemon.Version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.ArbitraryArgs,
 		RunE:          daemon.UnknownCommand,
 	}
 	root.SetFlagErrorFunc(daemon.FlagError)
-	root.AddCommand(runCommand(), enrollCommand(), probeCommand(), forgetCommand(), rejoinCommand(), identityCommand(), guardCommand())
+	root.AddCommand(runCommand(), enrollCommand(), probeCommand(), forgetCommand(), rejoinCommand(), identityCommand(), guardCommand(), thawCommand())
+	daemon.AddManual(root)
 	return root
 }

@@ -37,27 +37,35 @@ type config struct {
 
 func runCommand() *cobra.Command {
 	var file string
-	c := config{
-		PKI: "/etc/understudy/pki", Carrier: link.QUIC, Control: defaultSocket,
-		Config: agent.Config{Compress: codec.LevelS2, Unfreezable: agent.UnfreezableRefuse, Freeze: new(true)},
-	}
-	var blockSize uint32
+	c := newConfig()
 	cmd := &cobra.Command{
 		Use:   "run --disk DEV --receiver HOST:PORT",
 		Short: "Track disks and keep their copies at the receiver up to date",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c.BlockSize = block.BlockSize(blockSize)
 			if file != "" {
 				if err := loadUnderFlags(cmd, file, &c); err != nil {
 					return err
 				}
 			}
-			return run(cmd.Context(), c)
+			return run(cmd.Context(), c, file)
 		},
 	}
-	f := cmd.Flags()
-	f.StringVar(&file, "config", "", "configuration file (TOML); flags win over it")
+	cmd.Flags().StringVar(&file, "config", "", "configuration file (TOML); flags win over it")
+	runFlags(cmd.Flags(), &c)
+	return cmd
+}
+
+// newConfig has the defaults of the flags whose type is no plain one; runFlags sets the others.
+func newConfig() config {
+	return config{
+		PKI: "/etc/understudy/pki", Carrier: link.QUIC, Control: defaultSocket,
+		Config: agent.Config{Compress: codec.LevelS2, Unfreezable: agent.UnfreezableRefuse, Freeze: new(true)},
+	}
+}
+
+// runFlags makes a flag for every key of the configuration, but for those of tables.
+func runFlags(f *pflag.FlagSet, c *config) {
 	f.StringSliceVar(&c.Disks, "disk", nil, "block device to protect; may be given several times")
 	f.StringVar(&c.Receiver, "receiver", "", "the receiver's HOST:PORT")
 	f.StringVar(&c.Host, "host", "", "name of this host (default: the kernel's)")
@@ -66,7 +74,7 @@ func runCommand() *cobra.Command {
 	f.StringVar(&c.PKI, "pki", c.PKI, "folder with ca.crt, host.crt and host.key")
 	f.Var(&c.Carrier, "carrier", "carrier of the link")
 	f.Var(&c.Compress, "compress", "compression on the link and in the journal")
-	f.Uint32Var(&blockSize, "block-size", 0, "granularity of tracking in bytes (default 4096, coarser for huge disks)")
+	f.Uint32Var((*uint32)(&c.BlockSize), "block-size", 0, "granularity of tracking in bytes (default 4096, coarser for huge disks)")
 	f.BoolVar(c.Freeze, "freeze", true, "freeze mounted file systems for a point; without it all points are fuzzy")
 	f.DurationVar(&c.FreezeBudget, "freeze-budget", 50*time.Millisecond, "what a freeze is made to stay under; the guard ends it 100ms later")
 	f.Int64Var((*int64)(&c.Memory), "memory", int64(256*block.MiB), "bytes of memory for the agent; what 184 MiB leave of it a freeze may fill")
@@ -77,7 +85,6 @@ func runCommand() *cobra.Command {
 	f.StringVar(&c.Control, "control", c.Control, "control socket")
 	f.StringVar(&c.Log.Level, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&c.Log.Format, "log-format", "text", "text or json")
-	return cmd
 }
 
 // loadUnderFlags loads the file, then sets the flags that were given once more, so that they win.
@@ -101,8 +108,8 @@ func loadUnderFlags(cmd *cobra.Command, file string, c *config) error {
 }
 
 // run assembles the agent and runs it until ctx ends.
-func run(ctx context.Context, c config) error {
-	log, err := daemon.NewLogger(os.Stderr, c.Log)
+func run(ctx context.Context, c config, file string) error {
+	log, level, err := daemon.NewLeveledLogger(os.Stderr, c.Log)
 	if err != nil {
 		return err
 	}
@@ -125,6 +132,7 @@ func run(ctx context.Context, c config) error {
 		return err
 	}
 	lc := link.Config{Current: keeper.Current, Role: wire.RoleSource, Log: log}
+	supervised := daemon.Supervised{Log: log, Reload: daemon.NewReload(file, log, level, func(c *config) *daemon.LogConfig { return &c.Log })}
 	a, err := agent.New(c.Config, agent.Parts{
 		Dial:  func(ctx context.Context) (*link.Session, error) { return link.Dial(ctx, c.Carrier, c.Receiver, lc) },
 		Open:  openTracker,
@@ -133,6 +141,8 @@ func run(ctx context.Context, c config) error {
 		Guard: []string{self, "guard"},
 		Log:   log,
 
+		Record:  recordPath(c.Control),
+		Ready:   supervised.Start,
 		Machine: agent.MachineID("/sys", "/proc"),
 	})
 	if err != nil {
@@ -147,6 +157,9 @@ func run(ctx context.Context, c config) error {
 	defer upkeep.Wait()
 	defer cancel()
 	upkeep.Go(func() { keeper.Run(ctx) })
+	thawLeft(c.Control, log)
+	supervised.Alive = a.Alive
+	defer supervised.Run(ctx)()
 	return serve(ctx, a, control)
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/understudy-dr/understudy/agent"
 	"github.com/understudy-dr/understudy/agent/capture/ebpf"
 	"github.com/understudy-dr/understudy/internal/block"
+	"github.com/understudy-dr/understudy/internal/daemon"
 )
 
 // guardCommand is the process that thaws when the agent can't; the agent starts it.
@@ -58,13 +59,16 @@ func probeCommand() *cobra.Command {
 
 // forgetCommand ends tracking for good.
 func forgetCommand() *cobra.Command {
-	var state string
+	var state, file string
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "forget",
 		Short: "End the tracking that goes on in the kernel after the agent has stopped; its next start compares the disks anew",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := stateOf(cmd, file, &state); err != nil {
+				return err
+			}
 			forgotten, err := forget(state)
 			if asJSON {
 				return errors.Join(err, printJSON(cmd, struct {
@@ -78,8 +82,24 @@ func forgetCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&state, "state-dir", "/var/lib/understudy/agent", "where disk ids are kept")
+	cmd.Flags().StringVar(&file, "config", "", "configuration file of the agent, for its state_dir")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// stateOf takes the state folder from the configuration file, if one was named and no folder was.
+func stateOf(cmd *cobra.Command, file string, state *string) error {
+	if file == "" || cmd.Flags().Changed("state-dir") {
+		return nil
+	}
+	var c config
+	if err := daemon.LoadConfig(file, &c); err != nil {
+		return err
+	}
+	if c.StateDir != "" {
+		*state = c.StateDir
+	}
+	return nil
 }
 
 // forget ends the tracking of the disks that the state folder knows, and says which were tracked. Others' disks are left alone.

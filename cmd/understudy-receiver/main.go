@@ -47,6 +47,7 @@ func command() *cobra.Command {
 		Use:           "understudy-receiver",
 		Short:         "Keep verified copies of other hosts' disks",
 		Long:          "Keep verified copies of other hosts' disks.\n\nExit codes:\n" + daemon.CodeTable(),
+		Version:       daemon.Version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.ArbitraryArgs,
@@ -54,6 +55,7 @@ func command() *cobra.Command {
 	}
 	root.SetFlagErrorFunc(daemon.FlagError)
 	root.AddCommand(runCommand())
+	daemon.AddManual(root)
 	return root
 }
 
@@ -66,7 +68,7 @@ func runCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" {
-				return run(cmd.Context(), c)
+				return run(cmd.Context(), c, file)
 			}
 			given := map[string]string{}
 			cmd.Flags().Visit(func(f *pflag.Flag) { given[f.Name] = f.Value.String() })
@@ -78,11 +80,16 @@ func runCommand() *cobra.Command {
 					return daemon.Exit(daemon.CodeUsage, err)
 				}
 			}
-			return run(cmd.Context(), c)
+			return run(cmd.Context(), c, file)
 		},
 	}
-	f := cmd.Flags()
-	f.StringVar(&file, "config", "", "configuration file (TOML); flags win over it")
+	cmd.Flags().StringVar(&file, "config", "", "configuration file (TOML); flags win over it")
+	runFlags(cmd.Flags(), &c)
+	return cmd
+}
+
+// runFlags makes a flag for every key of the configuration, and sets its default.
+func runFlags(f *pflag.FlagSet, c *config) {
 	f.StringVar(&c.Dir, "dir", "/var/lib/understudy/receiver", "where journals and volumes live")
 	f.StringVar(&c.Listen, "listen", ":443", "HOST:PORT to listen on, TCP and UDP")
 	f.StringVar(&c.PKI, "pki", "/etc/understudy/pki", "folder with ca.crt, host.crt and host.key")
@@ -95,12 +102,11 @@ func runCommand() *cobra.Command {
 	f.Int64Var((*int64)(&c.MaxBytes), "max-bytes", 0, "how many bytes of journal a disk has at most, the newest point apart; 0: no limit")
 	f.StringVar(&c.Log.Level, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&c.Log.Format, "log-format", "text", "text or json")
-	return cmd
 }
 
 // run assembles the receiver and runs it until ctx ends.
-func run(ctx context.Context, c config) (err error) {
-	log, err := daemon.NewLogger(os.Stderr, c.Log)
+func run(ctx context.Context, c config, file string) (err error) {
+	log, level, err := daemon.NewLeveledLogger(os.Stderr, c.Log)
 	if err != nil {
 		return err
 	}
@@ -130,5 +136,10 @@ func run(ctx context.Context, c config) (err error) {
 	upkeep.Go(func() { who.keeper.Run(ctx) })
 	upkeep.Go(func() { who.renewOwn(ctx) })
 	log.Info("listening", "addr", l.Addr(link.TCP).String(), "dir", c.Dir)
+	supervised := daemon.Supervised{
+		Log: log, Alive: r.Alive, Reload: daemon.NewReload(file, log, level, func(c *config) *daemon.LogConfig { return &c.Log }),
+	}
+	defer supervised.Run(ctx)()
+	supervised.Start()
 	return r.Run(ctx, l)
 }

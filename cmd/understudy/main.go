@@ -37,6 +37,7 @@ func command() *cobra.Command {
 		Use:           "understudy",
 		Short:         "Operate verified copies of running servers",
 		Long:          "Operate verified copies of running servers.\n\nExit codes:\n" + daemon.CodeTable(),
+		Version:       daemon.Version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.ArbitraryArgs,
@@ -46,6 +47,7 @@ func command() *cobra.Command {
 	root.PersistentFlags().BoolVar(&o.json, "json", false, "print JSON")
 	root.AddCommand(pkiCommand(&o), statusCommand(&o), pointsCommand(&o), restoreCommand(&o), verifyCommand(&o), auditCommand(&o),
 		pinCommand(&o), unpinCommand(&o), promoteCommand(&o), acceptCommand(&o), dumpCommand(&o), enrollTokenCommand(&o))
+	daemon.AddManual(root)
 	return root
 }
 

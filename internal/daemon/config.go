@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"encoding"
 	"errors"
 	"fmt"
 	"os"
@@ -54,6 +55,25 @@ func decodeConfig(path, text string, into any) error {
 	return Exitf(CodeUsage, "%s: unknown key %s%s", where, key, suggest(key[len(key)-1], keysAt(reflect.TypeOf(into), key[:len(key)-1])))
 }
 
+// ConfigKeys lists the keys that a configuration file for the struct that into points at may have, sorted; those of a table, or of
+// each of several, with its name and a dot before them. A map has its own name alone: it may have any.
+func ConfigKeys(into any) []string {
+	var all []string
+	var walk func(path toml.Key)
+	walk = func(path toml.Key) {
+		keys := keysAt(reflect.TypeOf(into), path)
+		if len(keys) == 0 {
+			all = append(all, path.String())
+		}
+		for _, key := range keys {
+			walk(append(slices.Clone(path), key))
+		}
+	}
+	walk(nil)
+	slices.Sort(all)
+	return all
+}
+
 // lineOf is the line, from 1, that sets key, or 0 where it can't be told. The decoder does not say, and the files are
 // small, so the text is decoded again line by line: the first prefix in which the key is defined ends with its line.
 func lineOf(text string, key toml.Key) int {
@@ -71,9 +91,14 @@ func lineOf(text string, key toml.Key) int {
 	return 0
 }
 
+var textual = reflect.TypeFor[encoding.TextUnmarshaler]()
+
 // keysAt lists the keys that type t has in the table that path names; nil where there is no such table.
 func keysAt(t reflect.Type, path toml.Key) []string {
 	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		if t.Implements(textual) || reflect.PointerTo(t).Implements(textual) {
+			return nil // a string in the file
+		}
 		t = t.Elem()
 	}
 	if t.Kind() != reflect.Struct {

@@ -17,7 +17,7 @@ type floor struct {
 // table is who may import whom. Highest floor first.
 var table = []floor{
 	{
-		[]string{"cmd", "bench", "fuzz"},
+		[]string{"cmd", "bench", "fuzz", "packaging"},
 		[]string{"*"},
 		"they put the parts together",
 	},
