@@ -66,6 +66,11 @@ func (c *cut) finishHooks(h *hooks) {
 
 // checkpoint takes one point of all members. A member's failure ends that member's upload, not the others'.
 func (g *group) checkpoint(ctx context.Context, members []*upload) {
+	began := time.Now()
+	defer func() { g.took = time.Since(began) }()
+	if g.took < g.cfg.Interval/2 { // else comparisons would hardly get on
+		defer g.quiet()()
+	}
 	members = forEach(members, func(u *upload) error {
 		if err := u.startPace(); err != nil {
 			return err
@@ -131,7 +136,7 @@ func (g *group) cutOnce(ctx context.Context, members []*upload, l layout, last b
 		u.disk.residue.arena.warm(u.left() + residueMargin)
 		return nil
 	})
-	release := g.agent.memory.scans.hold() // comparisons keep neither disk nor processors busy meanwhile
+	release := g.quiet()
 	if len(g.freezer.fds) > 0 {
 		g.freezer.grace.hurry()
 	}
@@ -153,6 +158,19 @@ func (g *group) cutOnce(ctx context.Context, members []*upload, l layout, last b
 		return cut{err: errors.New("a member of the group failed after the cut; no recovery point")}
 	}
 	return c
+}
+
+// quiet has comparisons pause until release: they keep neither disk nor processors nor link busy meanwhile.
+func (g *group) quiet() (release func()) {
+	if g.paused {
+		return func() {}
+	}
+	release = g.agent.memory.scans.hold()
+	g.paused = true
+	return func() {
+		g.paused = false
+		release()
+	}
 }
 
 // settleDown does step 2. What a freeze has to write back delays it as much as what it has to read, and nobody can call it off

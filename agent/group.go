@@ -21,6 +21,9 @@ type group struct {
 	stretch int  // of the interval, while points don't come (pace.go); run's
 	late    bool // the last freeze was; run's
 
+	paused bool          // comparisons are, for a point; run's
+	took   time.Duration // the last point; run's
+
 	joined chan struct{} // has a token when a disk has joined, or a comparison waits for the next delta
 
 	mu      sync.Mutex
