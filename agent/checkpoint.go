@@ -165,11 +165,11 @@ func (g *group) quiet() (release func()) {
 	if g.paused {
 		return func() {}
 	}
-	release = g.agent.memory.scans.hold()
+	resume := g.agent.memory.scans.hold()
 	g.paused = true
 	return func() {
 		g.paused = false
-		release()
+		resume()
 	}
 }
 

@@ -220,7 +220,7 @@ func (r *record) thawLeft() (thawed []string, err error) {
 	for try := 0; ; try++ {
 		start, state, err := processState(pid)
 		gone := err != nil || start != started
-		if !gone && state != 'Z' && state != 'X' {
+		if !gone && !doomed(pid, state) {
 			return thawed, fmt.Errorf("process %d: %w", pid, ErrAgentAlive)
 		}
 		more, err := r.thawListed()
@@ -281,6 +281,19 @@ func (r *record) restGrace() {
 	if raw, err := os.ReadFile(graceFile); err == nil && strings.HasPrefix(string(raw), "1") {
 		_ = os.WriteFile(graceFile, []byte("0"), 0)
 	}
+}
+
+// doomed tells whether a process in that state is dead, or as dead as it gets: its first thread is, or hangs at the frozen disk with
+// a SIGKILL that it can't take yet (proc_pid_status(5), SigPnd).
+func doomed(pid int, state byte) bool {
+	if state == 'Z' || state == 'X' {
+		return true
+	}
+	raw, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	_, rest, _ := strings.Cut(string(raw), "SigPnd:")
+	text, _, _ := strings.Cut(rest, "\n")
+	pending, err := strconv.ParseUint(strings.TrimSpace(text), 16, 64)
+	return err == nil && pending&(1<<(unix.SIGKILL-1)) != 0
 }
 
 // processState is when a process began, in clock ticks since the boot, and its state, by proc_pid_stat(5).

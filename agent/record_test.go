@@ -60,7 +60,7 @@ func killBoth(t *testing.T, victim *exec.Cmd, guard int) {
 		t.Fatal(err)
 	}
 	for range 1000 { // it is dead, or as dead as it gets: a thread hangs at the frozen disk
-		if _, state, err := processState(victim.Process.Pid); err != nil || state == 'Z' {
+		if _, state, err := processState(victim.Process.Pid); err != nil || doomed(victim.Process.Pid, state) {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
