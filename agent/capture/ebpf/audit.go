@@ -14,8 +14,13 @@ import (
 // A copy's offset is what it counted less what the statistics say, in sectors. The kernel calls the tracepoint just before it
 // updates the statistics, so an offset taken with the statistics read first is never below the true one; on a busy disk it is
 // above it by the few requests that completed between the two reads. The true offset is constant as long as the copy misses
-// nothing, and falls by what it misses. So a copy whose offset is not below its baseline has missed nothing that the next
-// audit, or this one, would not show, and one such copy is enough: whatever the others missed, it marked.
+// nothing, and falls by what it misses. So a copy whose offset is not below its baseline has missed nothing that a later
+// reading would not show, and one such copy is enough: whatever the others missed, it marked.
+//
+// "A later reading" is not good enough for a recovery point, of which this audit decides whether it is proven: with writes going
+// on, a request that completed between the two reads would hide one of its size that was missed. So each Take reads too, and the
+// least since the last audit counts. A point's last Take comes while its file systems are frozen, when nothing completes: that
+// reading is exact, and has all that was missed before it.
 //
 // A baseline only ever falls: to the true offset, or towards it. It can cause a false alarm, and can't hide a miss for good.
 //
@@ -104,6 +109,9 @@ func (p *pinned) sum(counter int) uint64 {
 // Audit implements capture.Tracker. A miss stays in the pinned header until the next call, in case this process is killed
 // before it has noted it.
 func (t *Tracker) Audit() (capture.Audit, error) {
+	t.auditing.Lock()
+	defer t.auditing.Unlock()
+	defer func() { t.observed = false }()
 	p := t.set
 	if t.told {
 		p.head.Missed, t.told = 0, false
@@ -135,21 +143,45 @@ func (t *Tracker) Audit() (capture.Audit, error) {
 // its requests are soon used again, on another one the queues are soon empty.
 const flightsPatience = time.Second
 
+// observe takes a reading for the next audit. Where something is in the table of writes in flight, it may be what a copy lacks only
+// for the moment: then it is none.
+func (t *Tracker) observe() {
+	now, err := t.set.offsets(t.stats)
+	if err != nil || !t.set.mem.still(nil) {
+		return
+	}
+	if !t.observed {
+		t.least, t.observed = now, true
+	}
+	t.least.lower(now)
+}
+
+// pause lets Take go on for a moment.
+func (t *Tracker) pause() {
+	t.auditing.Unlock()
+	time.Sleep(2 * time.Millisecond)
+	t.auditing.Lock()
+}
+
 // short is by how many sectors the best copy falls short. A write whose completion nobody saw counts as short until it is
 // found in the table of writes in flight.
 func (t *Tracker) short() (int64, error) {
 	p := t.set
-	for since := time.Now(); ; time.Sleep(2 * time.Millisecond) {
+	for since := time.Now(); ; t.pause() {
 		p.settle(t.stats)
+		t.observe()
+		if t.observed {
+			if short := t.least.short(p.head.Baseline); short > 0 {
+				return short, nil
+			}
+			p.head.Baseline.lower(t.least)
+			p.mem.store(p.head)
+		}
 		now, err := p.offsets(t.stats)
 		if err != nil {
 			return 0, err
 		}
 		short := now.short(p.head.Baseline)
-		if short == 0 && p.mem.still(nil) { // an entry could be what a copy lacks only for the moment
-			p.head.Baseline.lower(now)
-			p.mem.store(p.head)
-		}
 		if short == 0 || p.head.Flights == 0 || time.Since(since) > flightsPatience {
 			return short, nil
 		}

@@ -46,6 +46,10 @@ type Tracker struct {
 	resume bool
 	told   bool // the last Audit reported a miss
 
+	auditing sync.Mutex // guards stats, what is made of them, and the header: Take and Audit may run at once
+	least    offsets    // of all readings since the last audit
+	observed bool       // there was one
+
 	mu      sync.Mutex // guards what Status reads
 	flights bool
 	closed  bool
@@ -204,7 +208,10 @@ func (t *Tracker) Geometry() (block.BlockSize, block.Count) {
 
 // Take implements capture.Tracker. It hands over what is in flight too, where there is a table of that.
 func (t *Tracker) Take(sink func(word int, marks uint64)) error {
+	t.auditing.Lock()
 	t.set.settle(t.stats)
+	t.observe()
+	t.auditing.Unlock()
 	t.set.mem.take(sink)
 	return nil
 }
