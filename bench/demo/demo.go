@@ -126,11 +126,18 @@ func (d *demo) disaster(ctx context.Context) error {
 	return nil
 }
 
-// recover brings the newest point up and checks it.
+// recover brings the newest proven point up and checks it.
 func (d *demo) recover(ctx context.Context) error {
 	began := time.Now()
 	image := d.rig.Bed.Path("restored.img")
-	restored, err := d.rig.Restore(ctx, d.disk, "latest", image)
+	newest, unproven, err := d.rig.NewestProven(ctx, d.disk)
+	if err != nil {
+		return err
+	}
+	if unproven > 0 {
+		say("%d points after #%d are unproven: the audit saw that tracking fell short, and the disk was being compared", unproven, newest.Seq)
+	}
+	restored, err := d.rig.Restore(ctx, d.disk, fmt.Sprintf("#%d", newest.Seq), image)
 	if err != nil {
 		return err
 	}

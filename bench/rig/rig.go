@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/understudy-dr/understudy/bench/testbed"
@@ -191,6 +192,30 @@ func (r *Rig) WaitPoint(ctx context.Context, after time.Time, limit time.Duratio
 		}
 	}
 	return last, fmt.Errorf("no recovery point within %v (state %q, %s, %w)\nagent:\n%s", limit, last.State, last.Error, err, r.Agent.Log())
+}
+
+// WaitProven is WaitPoint for a point that is proven: a comparison may have to end before.
+func (r *Rig) WaitProven(ctx context.Context, after time.Time, limit time.Duration) (DiskStatus, error) {
+	deadline := time.Now().Add(limit)
+	for {
+		status, err := r.WaitPoint(ctx, after, time.Until(deadline))
+		if err != nil || status.LastPoint.Proven {
+			return status, err
+		}
+		after = status.LastPoint.Time
+	}
+}
+
+// NewestProven is the newest point that is proven and consistent, and how many points are newer.
+func (r *Rig) NewestProven(ctx context.Context, disk string) (p Point, newer int, err error) {
+	points, err := r.Points(ctx, disk)
+	for _, p := range slices.Backward(points) {
+		if p.Proven && (p.Class == "crash" || p.Class == "application") {
+			return p, newer, err
+		}
+		newer++
+	}
+	return p, newer, errors.Join(err, fmt.Errorf("none of %d points is proven", len(points)))
 }
 
 // Points asks the receiver for the disk's points, oldest first.
