@@ -25,7 +25,7 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "only this kind of disk: raw, ext4, xfs or group")
 	flag.DurationVar(&o.rig.Interval, "interval", 500*time.Millisecond, "from one recovery point to the next")
 	flag.DurationVar(&o.load, "load", 10*time.Second, "how long points are taken of each kind of disk")
-	flag.DurationVar(&o.limit, "limit", 2*time.Minute, "within which a point must be found out where nothing is frozen")
+	flag.DurationVar(&o.limit, "limit", 5*time.Minute, "within which a point must be found out where nothing is frozen")
 	flag.DurationVar(&o.rest, "rest", 60*time.Millisecond, "the longest rest, and the longest run, of the writers on a raw disk")
 	flag.Uint64Var(&o.seed, "seed", 1, "seed of the writers")
 	os.Exit(rig.Main("order", flag.Parse, &dir, func(ctx context.Context, bed *testbed.Bed) error {
