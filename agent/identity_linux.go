@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/understudy-dr/understudy/internal/block"
+	"github.com/understudy-dr/understudy/internal/durable"
 )
 
 // deviceIdentity names the hardware behind a device node, as well as the kernel knows it: what stays when /dev/sdb becomes
@@ -153,25 +154,7 @@ func storeJSON(path string, v any) error {
 	if err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+"-*.tmp")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(append(raw, '\n'))
-	err = errors.Join(err, tmp.Sync(), tmp.Close())
-	if err != nil {
-		return fmt.Errorf("write %s: %w", tmp.Name(), err)
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
+	return durable.Replace(path, append(raw, '\n'), 0o600)
 }
 
 // bootID is the kernel's boot id; zero where it can't be read, which is a boot like any other.

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// TestLender: no more is lent than there is, each is made once and when it is needed, and a hold waits for all and lends none.
+// TestLender: no more is lent than there is, each is made once and when it is needed, and a hold waits for all and lends none. Its
+// time is synctest's.
 func TestLender(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var made, lent, most atomic.Int32

@@ -229,7 +229,7 @@ func (r *record) thawLeft() (thawed []string, err error) {
 			r.restGrace()
 			return thawed, err
 		}
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond) // the end of a process that is not ours is told to nobody but its parent
 	}
 }
 

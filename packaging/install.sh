@@ -97,7 +97,10 @@ debian() {
 		sleep 0.1
 	done
 	nsenter -t "$init" -a systemctl is-system-running | grep -qx running || { cat "$work/console"; fail "the Debian does not come up"; }
-	nsenter -t "$init" -a bash /test/install-guest.sh || { nsenter -t "$init" -a journalctl --no-pager -n 60 -u 'understudy-*'; fail "failed inside"; }
+	nsenter -t "$init" -a bash /test/install-guest.sh 2>&1 | tee "$work/inside" && return
+	nsenter -t "$init" -a journalctl --no-pager -n 60 -u 'understudy-*'
+	tail -n 5 "$work/inside" >&2
+	fail "failed inside"
 }
 
 rpms() {

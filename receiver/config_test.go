@@ -1,8 +1,6 @@
 package receiver
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -64,30 +62,5 @@ func TestConfigFromTOML(t *testing.T) {
 	c, err := Config{}.withDefaults()
 	if err != nil || c.Keep.String() != "1h,1d/1h,30d/1d" || c.Horizon != HorizonWindow || c.MaxPoints != 10000 {
 		t.Errorf("defaults %+v, %v", c, err)
-	}
-}
-
-// TestMarkerIsReplacedAsAWhole: what a crash left of an earlier try does not matter, and a try that fails leaves what was there.
-func TestMarkerIsReplacedAsAWhole(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "receiver.json")
-	if err := os.WriteFile(path+".tmp", []byte("{\"ver"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, text := range []string{"first", "second"} {
-		if err := writeDurably(path, []byte(text)); err != nil {
-			t.Fatal(err)
-		}
-		if got, err := os.ReadFile(path); err != nil || string(got) != text {
-			t.Fatalf("%q, %v", got, err)
-		}
-	}
-	if err := os.Mkdir(path+".tmp", 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := writeDurably(path, []byte("third")); err == nil {
-		t.Error("written where it can't be")
-	}
-	if got, err := os.ReadFile(path); err != nil || string(got) != "second" {
-		t.Errorf("%q, %v", got, err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/understudy-dr/understudy/internal/block"
+	"github.com/understudy-dr/understudy/internal/durable"
 	"github.com/understudy-dr/understudy/internal/wire"
 )
 
@@ -73,23 +74,7 @@ func (id identity) store(dir string) error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(dir, identityFile)
-	f, err := os.OpenFile(path+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(raw, '\n'))
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", f.Name(), err)
-	}
-	if err := os.Rename(path+".tmp", path); err != nil {
-		return err
-	}
-	folder, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
+	return durable.Replace(filepath.Join(dir, identityFile), append(raw, '\n'), 0o600)
 }
 
 // admit says what of id changes when a source with this machine and boot opens the disk, or why it may not.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/understudy-dr/understudy/internal/block"
+	"github.com/understudy-dr/understudy/internal/durable"
 	"github.com/understudy-dr/understudy/internal/wire"
 	"github.com/understudy-dr/understudy/receiver/journal"
 	"github.com/understudy-dr/understudy/receiver/volume"
@@ -103,7 +104,7 @@ func (s *store) checkVersion() error {
 	raw, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		raw, _ = json.Marshal(dirMarker{Version: dirVersion})
-		return errors.Join(writeDurably(path, append(raw, '\n')), syncFolder(filepath.Dir(filepath.Clean(s.dir))))
+		return errors.Join(durable.Replace(path, append(raw, '\n'), 0o600), durable.SyncFolder(filepath.Dir(filepath.Clean(s.dir))))
 	}
 	if err != nil {
 		return err

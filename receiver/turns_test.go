@@ -29,7 +29,7 @@ func TestTurnsLeaveAPlaceToOthers(t *testing.T) {
 		})
 	}
 	for holding.Load() < n {
-		time.Sleep(time.Millisecond)
+		time.Sleep(time.Millisecond) // until all its goroutines hold what they may
 	}
 	for i := range 100 {
 		limited, stop := context.WithTimeout(t.Context(), time.Minute)

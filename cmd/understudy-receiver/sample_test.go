@@ -1,39 +1,20 @@
 package main
 
 import (
-	"os"
-	"path/filepath"
 	"reflect"
 	"testing"
 
 	"github.com/spf13/pflag"
 
-	"github.com/understudy-dr/understudy/internal/daemon"
 	"github.com/understudy-dr/understudy/packaging/sample"
 )
 
 // TestTheSampleConfiguration: the packaged file says nothing as it is. Without its # it has every key there is, and the defaults.
 func TestTheSampleConfiguration(t *testing.T) {
-	const packaged = "../../packaging/etc/receiver.toml"
-	var as config
-	if err := daemon.LoadConfig(packaged, &as); err != nil || !reflect.DeepEqual(as, config{}) {
-		t.Fatalf("as it is packaged: %+v, %v", as, err)
-	}
-	text, err := sample.Uncomment(packaged)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if missing, err := sample.Missing(text, daemon.ConfigKeys(&as)); err != nil || len(missing) > 0 {
-		t.Errorf("not in the sample: %q, %v", missing, err)
-	}
-	path := filepath.Join(t.TempDir(), "receiver.toml")
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	var got, want config
 	runFlags(pflag.NewFlagSet("", pflag.ContinueOnError), &got)
 	runFlags(pflag.NewFlagSet("", pflag.ContinueOnError), &want)
-	if err := daemon.LoadConfig(path, &got); err != nil {
+	if err := sample.Load("../../packaging/etc/receiver.toml", t.TempDir(), &got); err != nil {
 		t.Fatal(err)
 	}
 	if !reflect.DeepEqual(got, want) {

@@ -77,7 +77,7 @@ func TestSupervised(t *testing.T) {
 		t.Errorf("nothing is said of the mistake: %s", &text)
 	}
 	alive.Store(false)
-	time.Sleep(100 * time.Millisecond)
+	time.Sleep(100 * time.Millisecond) // for what it was about to say
 	drain(conn)
 	if got := drain(conn); got != "" {
 		t.Errorf("a daemon that hangs said %q", got)

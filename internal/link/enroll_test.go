@@ -138,7 +138,7 @@ func TestTheSecretGoesToNobodyElse(t *testing.T) {
 				if !errors.Is(err, wire.ErrCertificate) && !errors.Is(err, wire.ErrForbidden) || strings.Contains(err.Error(), "\n") {
 					t.Errorf("%v", err)
 				}
-				time.Sleep(20 * time.Millisecond)
+				time.Sleep(20 * time.Millisecond) // for what must not come: no event tells of it
 				if d.asked.Load() != 0 {
 					t.Error("it was told the secret")
 				}

@@ -116,7 +116,7 @@ func TestTheMeterHoldsOnePeerBack(t *testing.T) {
 			}
 			time.Sleep(time.Millisecond)
 		}
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond) // for what must not come after it
 		if n := passed.Load(); n != frames*whole {
 			t.Fatalf("%d bytes were handed on, want %d frames of %d", n, frames, whole)
 		}

@@ -67,7 +67,7 @@ func siege(t *testing.T, carrier link.Carrier, to string, cfg *link.Credentials)
 			for ctx.Err() == nil {
 				end, gone := dial()
 				if end == nil {
-					time.Sleep(10 * time.Millisecond)
+					time.Sleep(10 * time.Millisecond) // refused: a hostile host tries again
 					continue
 				}
 				select {
@@ -158,7 +158,7 @@ func TestAPeerAtItsLimitDoesNotSlowAnother(t *testing.T) {
 		until(t, "the hostile peer gets no further", func() bool {
 			before := stuck
 			stuck = sent.Load()
-			time.Sleep(200 * time.Millisecond)
+			time.Sleep(200 * time.Millisecond) // stuck is: no progress for so long
 			return stuck > 0 && stuck == before
 		})
 		if held := l.Held("web1"); carrier == link.TCP && (held < memory || held > memory+1<<20) {
@@ -296,7 +296,7 @@ func TestOnePeersStreamsAreCountedOverItsSessions(t *testing.T) {
 		}()
 	}
 	until(t, "all streams were asked for", func() bool { return opened.Load() == 2*link.MaxStreams })
-	time.Sleep(200 * time.Millisecond)
+	time.Sleep(200 * time.Millisecond) // for what must not come: one more
 	if n := accepted.Load(); n != link.MaxStreams {
 		t.Errorf("%d streams are open, %d may be", n, link.MaxStreams)
 	}

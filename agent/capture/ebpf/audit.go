@@ -156,7 +156,8 @@ func (t *Tracker) observe() {
 	t.least.lower(now)
 }
 
-// pause lets Take go on for a moment.
+// pause lets Take go on for a moment. Nothing tells when a request is used again, or when the queues are empty: it has to be looked
+// at time and again.
 func (t *Tracker) pause() {
 	t.auditing.Unlock()
 	time.Sleep(2 * time.Millisecond)

@@ -228,7 +228,7 @@ func TestTheAuditWaitsForWhatIsInTheTable(t *testing.T) {
 		a, err := tr.Audit()
 		audit <- fmt.Sprint(a.Reason, err)
 	}()
-	time.Sleep(flightsPatience / 5)
+	time.Sleep(flightsPatience / 5) // so that the audit waits; if it has not begun by now, it has less to wait for
 	thaw()
 	if got := <-audit; got != "<nil>" {
 		t.Errorf("the audit says %q", got)

@@ -54,7 +54,7 @@ func TestATokenIsGoodOnceForOneHost(t *testing.T) {
 	unknown := guessed
 	unknown.ID[0] ^= 1
 	brief := a.invited(t, "web1", time.Millisecond)
-	time.Sleep(2 * time.Millisecond)
+	time.Sleep(2 * time.Millisecond) // it has ended then
 	for name, row := range map[string]struct {
 		token Token
 		host  string

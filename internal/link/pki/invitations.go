@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/understudy-dr/understudy/internal/durable"
 	"github.com/understudy-dr/understudy/internal/wire"
 )
 
@@ -80,7 +81,7 @@ func (a *Authority) Invite(host string, ttl time.Duration, by, receiver string) 
 	if err != nil {
 		return fail(err)
 	}
-	if err := replace(a.tokenFile(t.Name(), "json"), append(raw, '\n'), 0o600); err != nil {
+	if err := durable.Replace(a.tokenFile(t.Name(), "json"), append(raw, '\n'), 0o600); err != nil {
 		return fail(err)
 	}
 	if err := Record(a.dir, Entry{Event: "invited", Name: host, Token: t.Name(), Until: in.Expires, By: by}); err != nil {
@@ -164,7 +165,7 @@ func (a *Authority) redeem(id [wire.TokenSize]byte, secret [wire.SecretSize]byte
 	if err != nil {
 		return err
 	}
-	err = write(a.tokenFile(name, "used"), append(raw, '\n'), 0o600)
+	err = durable.Create(a.tokenFile(name, "used"), append(raw, '\n'), 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return wire.Errorf(wire.CodeToken, "the token for %s was used already: if that was not this host, somebody else has its certificate (understudy pki revoke --name %s); %s%s",
 			host, host, another, host)
@@ -172,5 +173,5 @@ func (a *Authority) redeem(id [wire.TokenSize]byte, secret [wire.SecretSize]byte
 	if err != nil {
 		return err
 	}
-	return syncFolder(filepath.Join(a.dir, tokensFolder))
+	return durable.SyncFolder(filepath.Join(a.dir, tokensFolder))
 }

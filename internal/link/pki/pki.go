@@ -28,6 +28,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/understudy-dr/understudy/internal/durable"
 	"github.com/understudy-dr/understudy/internal/wire"
 )
 
@@ -85,7 +86,7 @@ func Init(dir, site string, force bool) error {
 	if err := writeKey(paths[0], key); err != nil {
 		return err
 	}
-	return write(paths[1], pemOf(pemCertificate, der), 0o644)
+	return durable.Create(paths[1], pemOf(pemCertificate, der), 0o644)
 }
 
 // Issue makes a key and a certificate for a host in the directory out, which it creates: signed by the CA in dir, good for
@@ -135,7 +136,7 @@ func IssueBetween(dir, name string, role wire.Role, from, until time.Time, out s
 	if err := writeKey(filepath.Join(out, HostKeyFile), key); err != nil {
 		return err
 	}
-	return write(filepath.Join(out, HostCertFile), pemOf(pemCertificate, cert.Raw), 0o644)
+	return durable.Create(filepath.Join(out, HostCertFile), pemOf(pemCertificate, cert.Raw), 0o644)
 }
 
 // Reissue makes a key and a certificate in place of those in a host's folder, which must trust the CA in dir. A daemon that
@@ -203,7 +204,7 @@ func prepare(out string, caPEM []byte) error {
 	path := filepath.Join(out, CACertFile)
 	switch there, err := os.ReadFile(path); {
 	case errors.Is(err, fs.ErrNotExist):
-		return write(path, caPEM, 0o644)
+		return durable.Create(path, caPEM, 0o644)
 	case err != nil:
 		return err
 	case !trusts(there, caPEM):
@@ -284,20 +285,7 @@ func writeKey(path string, key *ecdsa.PrivateKey) error {
 	if err != nil {
 		return err
 	}
-	return write(path, pemOf(pemKey, der), 0o600)
-}
-
-// write makes a new file and never follows what is there.
-func write(path string, data []byte, mode fs.FileMode) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	return errors.Join(err, f.Close())
+	return durable.Create(path, pemOf(pemKey, der), 0o600)
 }
 
 func pemOf(kind string, der []byte) []byte {

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/understudy-dr/understudy/internal/durable"
 	"github.com/understudy-dr/understudy/internal/wire"
 )
 
@@ -153,7 +154,7 @@ func (a *Authority) Revoke(what *wire.Revoke, by, addr string) (Revocation, erro
 	if err != nil {
 		return fail(err)
 	}
-	if err := replace(a.crlFile(), pemOf(pemCRL, der), 0o644); err != nil {
+	if err := durable.Replace(a.crlFile(), pemOf(pemCRL, der), 0o644); err != nil {
 		return fail(err)
 	}
 	for _, serial := range done.Serials {

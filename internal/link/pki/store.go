@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/understudy-dr/understudy/internal/durable"
 )
 
 // How a host's key and certificate are replaced, which are two files:
@@ -68,16 +70,16 @@ func storing(dir string, key *ecdsa.PrivateKey, cert *x509.Certificate, cas []*x
 			if err := os.Remove(path(file + next)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
-			return syncFolder(dir)
+			return durable.SyncFolder(dir)
 		}
 	}
 	steps := []func() error{last(CACertFile), last(HostCertFile), clear(HostCertFile), clear(CACertFile)}
 	if cas != nil {
-		steps = append(steps, func() error { return replace(path(CACertFile+next), bundle(cas), 0o644) })
+		steps = append(steps, func() error { return durable.Replace(path(CACertFile+next), bundle(cas), 0o644) })
 	}
 	return append(steps,
-		func() error { return replace(path(HostCertFile+next), pemOf(pemCertificate, cert.Raw), 0o644) },
-		func() error { return replace(path(HostKeyFile), pemOf(pemKey, der), 0o600) },
+		func() error { return durable.Replace(path(HostCertFile+next), pemOf(pemCertificate, cert.Raw), 0o644) },
+		func() error { return durable.Replace(path(HostKeyFile), pemOf(pemKey, der), 0o600) },
 		last(CACertFile), last(HostCertFile)), nil
 }
 
@@ -96,7 +98,7 @@ func finish(dir, file string) error {
 	if err := os.Rename(filepath.Join(dir, file+next), filepath.Join(dir, file)); err != nil {
 		return err
 	}
-	return syncFolder(dir)
+	return durable.SyncFolder(dir)
 }
 
 // Pair tells which files of a host's folder belong together now, and gives what they hold; both are keyed by CACertFile,

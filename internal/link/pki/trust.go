@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/understudy-dr/understudy/internal/durable"
 	"github.com/understudy-dr/understudy/internal/wire"
 )
 
@@ -118,7 +119,7 @@ func changeTrust(dir, file string, change func(cas, given []*x509.Certificate) (
 	if len(cas) > wire.MaxCAs {
 		return fail(fmt.Errorf("%d CAs, %d at most are trusted at once", len(cas), wire.MaxCAs))
 	}
-	if err := replace(path, bundle(cas), 0o644); err != nil {
+	if err := durable.Replace(path, bundle(cas), 0o644); err != nil {
 		return fail(err)
 	}
 	return cas, nil

@@ -3,35 +3,12 @@ package pki
 import (
 	"bytes"
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/understudy-dr/understudy/internal/durable"
 )
-
-// replace makes or replaces a file as a whole and durably: a crash leaves the old one or the new one.
-func replace(path string, content []byte, mode fs.FileMode) error {
-	tmp := path + ".tmp"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := write(tmp, content, mode); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return errors.Join(err, os.Remove(tmp))
-	}
-	return syncFolder(filepath.Dir(path))
-}
-
-// syncFolder makes the names in a folder durable.
-func syncFolder(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
-}
 
 // lockFolder keeps other processes, and other users of it in this one, from changing the folder until unlock.
 func lockFolder(dir string) (unlock func(), err error) {
@@ -75,7 +52,7 @@ func appendLine(path string, line []byte) error {
 		err = f.Sync()
 	}
 	if err == nil && info.Size() == 0 {
-		err = syncFolder(filepath.Dir(path))
+		err = durable.SyncFolder(filepath.Dir(path))
 	}
 	return err
 }
