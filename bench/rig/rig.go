@@ -91,6 +91,9 @@ func (r *Rig) StartReceiver() error {
 func (r *Rig) StartAgent() error {
 	if r.Agent == nil {
 		r.Bed.Defer("end tracking", func() error { return r.forget(context.Background()) })
+		if err := r.Bed.OnDeath(r.forgets()...); err != nil {
+			return err
+		}
 	}
 	argv := append([]string{
 		filepath.Join(r.Bin, "understudy-agent"), "run", "--disk", r.Disk, "--receiver", r.addr,
@@ -112,8 +115,13 @@ func (r *Rig) Reset(ctx context.Context) error {
 }
 
 func (r *Rig) forget(ctx context.Context) error {
-	_, err := testbed.Output(ctx, filepath.Join(r.Bin, "understudy-agent"), "forget", "--state-dir", r.Bed.Path("agent"))
+	_, err := testbed.Output(ctx, r.forgets()...)
 	return err
+}
+
+// forgets is the command that ends tracking.
+func (r *Rig) forgets() []string {
+	return []string{filepath.Join(r.Bin, "understudy-agent"), "forget", "--state-dir", r.Bed.Path("agent")}
 }
 
 func (r *Rig) socket() string { return r.Bed.Path("agent.sock") }

@@ -32,7 +32,7 @@ type step struct {
 const memoryWanted = 6 << 30
 
 // New makes a bed in a new folder below base; an empty base is memory (/dev/shm) where that has room, the folder for
-// temporary files otherwise. The caller closes it.
+// temporary files otherwise. What killed runs have left in base is taken away first. The caller closes it.
 func New(base string) (*Bed, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("loop devices and mounts need root: run as root, or with sudo")
@@ -44,12 +44,19 @@ func New(base string) (*Bed, error) {
 			base = "/dev/shm"
 		}
 	}
-	dir, err := os.MkdirTemp(base, "understudy-bed-")
+	if err := reap(base); err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(base, bedPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("make bed: %w", err)
 	}
+	owner, err := own(dir)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make bed: %w", err), os.RemoveAll(dir))
+	}
 	b := &Bed{dir: dir}
-	b.Defer("remove "+dir, func() error { return removeTree(dir) })
+	b.Defer("remove "+dir, func() error { return errors.Join(removeTree(dir), owner.Close()) })
 	return b, nil
 }
 
