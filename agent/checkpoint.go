@@ -38,6 +38,8 @@ var errBusy = errors.New("writes went on while the disk should have been quiet")
 
 // cut is the outcome of steps 2 to 5.
 type cut struct {
+	began  time.Time // of step 1
+	copied time.Time // its end
 	at     time.Time
 	frozen cutTimes
 	fuzzy  map[*upload]string // members whose point is no instant, and why
@@ -86,7 +88,9 @@ func (g *group) checkpoint(ctx context.Context, members []*upload) {
 	if len(members) == len(g.cfg.Disks) { // a disk that is left out may be the application's
 		g.agent.hooks.begin(ctx)
 	}
+	copied := time.Now()
 	c := g.cutAll(ctx, members)
+	c.began, c.copied = began, copied
 	c.finishHooks(g.agent.hooks)
 	g.backOff(members, c.err)
 	labels := map[string]string{"host": g.cfg.Host, "disks": fmt.Sprintf("%d/%d", len(members)-len(c.fuzzy), len(g.cfg.Disks))}
@@ -323,6 +327,8 @@ func (u *upload) showPoint(seal block.Seal, c cut) {
 		s.LastPoint, s.Error, s.State = point, "", StateProtected
 		s.Changed += seal.Covered
 	})
-	u.log.Debug("recovery point", "disk", u.disk.path, "point", strconv.FormatUint(uint64(seal.Seq), 10),
-		"class", seal.Class.String(), "changed", seal.Covered, "sent", seal.Payload, "residue", u.disk.residue.used, "freezing", c.frozen.freeze, "reading", c.frozen.read, "frozen", c.frozen.all())
+	u.log.Debug("recovery point", "disk", u.disk.path, "point", strconv.FormatUint(uint64(seal.Seq), 10), "class", seal.Class.String(),
+		"changed", seal.Covered, "sent", seal.Payload, "residue", u.disk.residue.used,
+		"precopy", c.copied.Sub(c.began), "settling", c.at.Sub(c.copied), "sealing", time.Since(c.at)-c.frozen.all(),
+		"freezing", c.frozen.freeze, "reading", c.frozen.read, "frozen", c.frozen.all())
 }

@@ -34,15 +34,27 @@ type cutter struct {
 	readers sync.WaitGroup
 }
 
-// maxReaders bounds the readers, whose threads take some memory each.
-const maxReaders = 32
+const (
+	// maxReaders bounds the readers, whose threads take some memory each.
+	maxReaders = 32
+	// freezeDepth is how many pieces each has read at once.
+	freezeDepth = 16
+)
+
+// freezeReader is what a reader works with.
+type freezeReader struct {
+	at    int // of all readers
+	batch *block.Batch
+	reads []block.Read // freezeDepth at most
+}
 
 // startCutter starts the readers for so many disks: twice as many as a pass has, since a freeze waits for them.
 func startCutter(f *freezer, disks int) *cutter {
 	c := &cutter{freezer: f, before: make([]uint64, disks), busy: make([]bool, disks)}
-	for w := range min(2*readers*disks, maxReaders) {
+	for at := range min(2*readers*disks, maxReaders) {
 		wake := make(chan struct{}, 1)
 		c.wake = append(c.wake, wake)
+		w := &freezeReader{at: at, batch: block.NewBatch(freezeDepth), reads: make([]block.Read, 0, freezeDepth)}
 		c.readers.Go(func() { c.readWhenWoken(w, wake) })
 	}
 	return c
@@ -118,12 +130,13 @@ func (c *cutter) readAll() error {
 }
 
 // readWhenWoken reads runs of all members, each reader from another member on.
-func (c *cutter) readWhenWoken(w int, wake <-chan struct{}) {
+func (c *cutter) readWhenWoken(w *freezeReader, wake <-chan struct{}) {
 	urgent() // on a thread that is there already
+	defer w.batch.Close()
 	for range wake {
 		for i := range c.members {
-			d := c.members[(i+w)%len(c.members)].disk
-			for d.residue.readNext(d.dev) {
+			d := c.members[(i+w.at)%len(c.members)].disk
+			for d.residue.readSome(d.dev, w) {
 				if c.freezer.late() {
 					d.residue.fail(errLate)
 				}

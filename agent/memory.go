@@ -55,7 +55,7 @@ func newReadWorker(level codec.Level) (*readWorker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make encoder: %w", err)
 	}
-	return &readWorker{buf: block.AlignedBuffer(readBytes), enc: enc}, nil
+	return &readWorker{buf: block.AlignedBuffer(readBytes), batch: block.NewBatch(passDepth), enc: enc}, nil
 }
 
 // lender lends a bounded number of things that take memory. They are made when they are first needed.

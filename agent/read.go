@@ -12,8 +12,8 @@ import (
 
 // How a pass goes over the dirty set:
 //
-//  1. dispatch takes runs out of the set, marks them sent, and queues them          (one goroutine, in order of the disk)
-//  2. readers read a run O_DIRECT, cut the zeroes out and encode the rest            (in parallel)
+//  1. dispatch takes runs out of the set, marks them sent, and queues some at a time (one goroutine, in order of the disk)
+//  2. readers read runs O_DIRECT, cut the zeroes out and encode the rest             (in parallel)
 //  3. delta.put numbers the frames and hands them to the stream                      (one at a time)
 //
 // A run is marked sent before it is read, so a write that lands after the read marks it anew. Passes do not overlap: the
@@ -25,6 +25,9 @@ const (
 	readBytes = block.MiB
 	// readers work side by side for a pass, while other disks' passes leave them something to work with (passWorkers).
 	readers = 3
+	// passDepth is how many pieces each of them has read at once. Random writes leave pieces of a block here and there, and a disk
+	// takes as long for a few of those as for one; with more, applications would feel a pass.
+	passDepth = 8
 	// zeroUnit is the smallest run of zeroes that is cut out of data.
 	zeroUnit = 4 * block.KiB
 )
@@ -40,8 +43,10 @@ type pump struct {
 
 // readWorker is what a reader works with.
 type readWorker struct {
-	buf []byte
-	enc *codec.Encoder
+	buf   []byte
+	batch *block.Batch
+	reads []block.Read // of a batch, in buf
+	enc   *codec.Encoder
 }
 
 func newPump(dev block.Device, set *capture.Set, work *lender[readWorker]) *pump {
@@ -52,12 +57,12 @@ func newPump(dev block.Device, set *capture.Set, work *lender[readWorker]) *pump
 func (p *pump) pass(ctx context.Context, d *delta, stop func() bool) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	runs := make(chan block.Range)
+	runs := make(chan []block.Range)
 	var wg sync.WaitGroup
 	for range readers {
 		wg.Go(func() {
-			for r := range runs {
-				err := p.work.borrow(ctx, func(w *readWorker) error { return p.send(w, d, r) })
+			for some := range runs {
+				err := p.work.borrow(ctx, func(w *readWorker) error { return p.send(w, d, some) })
 				if err != nil {
 					cancel(err)
 					return
@@ -71,21 +76,39 @@ func (p *pump) pass(ctx context.Context, d *delta, stop func() bool) error {
 	return context.Cause(ctx)
 }
 
-func (p *pump) dispatch(ctx context.Context, runs chan<- block.Range, stop func() bool) {
-	bs := p.set.BlockSize()
-	limit := max(1, block.Count(runBytes/block.Size(bs)))
-	for run, ok := p.set.Next(0, limit); ok && !stop(); run, ok = p.set.Next(run.End(), limit) {
-		p.set.Sent(run)
+func (p *pump) dispatch(ctx context.Context, runs chan<- []block.Range, stop func() bool) {
+	for next := block.Index(0); !stop(); {
+		some := p.gather(&next)
+		if len(some) == 0 {
+			return
+		}
 		select {
-		case runs <- run.Range(bs, p.size):
+		case runs <- some:
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// send reads r and puts its frames. Zeroes grow over the reads of r, so that an empty disk costs next to nothing.
-func (p *pump) send(w *readWorker, d *delta, r block.Range) error {
+// gather takes the next runs out of the set, as many as are read at once, and moves next behind them.
+func (p *pump) gather(next *block.Index) (some []block.Range) {
+	bs := p.set.BlockSize()
+	limit := max(1, block.Count(runBytes/block.Size(bs)))
+	for size := block.Size(0); len(some) < passDepth && size < readBytes; {
+		run, ok := p.set.Next(*next, limit)
+		if !ok {
+			break
+		}
+		p.set.Sent(run)
+		*next = run.End()
+		some = append(some, run.Range(bs, p.size))
+		size += some[len(some)-1].Len
+	}
+	return some
+}
+
+// send reads some runs and puts their frames. Zeroes grow over neighbouring reads, so that an empty disk costs next to nothing.
+func (p *pump) send(w *readWorker, d *delta, some []block.Range) error {
 	var zero block.Range
 	flush := func() error {
 		if zero.Empty() {
@@ -95,34 +118,58 @@ func (p *pump) send(w *readWorker, d *delta, r block.Range) error {
 		zero = block.Range{}
 		return w.put(d, r, nil)
 	}
-	for !r.Empty() {
-		n := min(r.Len, readBytes)
-		buf := w.buf[:n]
-		took, err := timed(func() error { return readFull(p.dev, buf, r.Off) })
-		if err != nil {
+	visit := func(part block.Range, data []byte) error {
+		if data == nil && part.Off == zero.End() && !zero.Empty() {
+			zero.Len += part.Len
+			return nil
+		}
+		if err := flush(); err != nil {
 			return err
+		}
+		if data == nil {
+			zero = part
+			return nil
+		}
+		return w.put(d, part, data)
+	}
+	for len(some) > 0 {
+		var n block.Size
+		some, n = w.plan(some)
+		took, err := timed(func() error { return w.batch.Read(p.dev, w.reads) })
+		if err != nil {
+			return fmt.Errorf("read disk: %w", err)
 		}
 		p.rate.add(n, took)
-		err = split(r.Off, buf, func(part block.Range, data []byte) error {
-			if data == nil && part.Off == zero.End() && !zero.Empty() {
-				zero.Len += part.Len
-				return nil
-			}
-			if err := flush(); err != nil {
+		for _, r := range w.reads {
+			if err := split(r.Off, r.Buf, visit); err != nil {
 				return err
 			}
-			if data == nil {
-				zero = part
-				return nil
-			}
-			return w.put(d, part, data)
-		})
-		if err != nil {
-			return err
 		}
-		r = block.Range{Off: r.Off + block.Offset(n), Len: r.Len - n}
 	}
 	return flush()
+}
+
+// plan makes reads of the first of the runs, as many as fit the buffer. It returns those that are left, the last one cut where the
+// buffer ended, and how much the reads have.
+func (w *readWorker) plan(some []block.Range) (left []block.Range, n block.Size) {
+	w.reads = w.reads[:0]
+	for room := w.buf; len(some) > 0 && len(room) > 0; {
+		r := &some[0]
+		part := min(r.Len, block.Size(len(room)))
+		w.reads = append(w.reads, block.Read{Off: r.Off, Buf: room[:part]})
+		n += part
+		room = room[min(directLen(part), block.Size(len(room))):]
+		*r = block.Range{Off: r.Off + block.Offset(part), Len: r.Len - part}
+		if r.Empty() {
+			some = some[1:]
+		}
+	}
+	return some, n
+}
+
+// directLen is the memory that n bytes take, so that what comes behind them is aligned again.
+func directLen(n block.Size) block.Size {
+	return (n + block.DirectAlign - 1) &^ (block.DirectAlign - 1)
 }
 
 // put encodes a part that split cut out and puts it into the delta.

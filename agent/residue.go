@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 
 	"github.com/understudy-dr/understudy/internal/block"
@@ -51,7 +52,7 @@ func (s *residue) collect(p *pump) error {
 	limit := max(1, block.Count(readBytes/block.Size(bs)))
 	for run, ok := p.set.Next(0, limit); ok; run, ok = p.set.Next(run.End(), limit) {
 		r := run.Range(bs, p.size)
-		room := (r.Len + block.DirectAlign - 1) &^ (block.DirectAlign - 1)
+		room := directLen(r.Len)
 		if s.used+room > s.room() || len(s.runs) == cap(s.runs) {
 			return errResidue
 		}
@@ -62,28 +63,34 @@ func (s *residue) collect(p *pump) error {
 	return nil
 }
 
-// readNext reads the next run that nobody has read yet. It is false when there is none, or a read has failed. It allocates
-// nothing unless it fails.
-func (s *residue) readNext(dev block.Device) bool {
-	run, ok := s.take()
-	if !ok {
+// readSome reads some runs that nobody has read yet. It is false when there are none, or a read has failed. It allocates nothing
+// unless it fails.
+func (s *residue) readSome(dev block.Device, w *freezeReader) bool {
+	s.take(w)
+	if len(w.reads) == 0 {
 		return false
 	}
-	if err := readFull(dev, s.arena.mem[run.at:run.at+run.r.Len], run.r.Off); err != nil {
-		s.fail(err)
+	if err := w.batch.Read(dev, w.reads); err != nil {
+		s.fail(fmt.Errorf("read disk: %w", err))
 		return false
 	}
 	return true
 }
 
-func (s *residue) take() (residueRun, bool) {
+// take has w read the next runs: a fair share of what is left, so that all readers have some.
+func (s *residue) take(w *freezeReader) {
 	s.readMu.Lock()
 	defer s.readMu.Unlock()
-	if s.next == len(s.runs) || s.failed != nil {
-		return residueRun{}, false
+	w.reads = w.reads[:0]
+	if s.failed != nil {
+		return
 	}
-	s.next++
-	return s.runs[s.next-1], true
+	share := max(1, (len(s.runs)-s.next)/(2*readers))
+	for range min(share, cap(w.reads), len(s.runs)-s.next) {
+		run := s.runs[s.next]
+		s.next++
+		w.reads = append(w.reads, block.Read{Off: run.r.Off, Buf: s.arena.mem[run.at : run.at+run.r.Len]})
+	}
 }
 
 // fail stops the reads.

@@ -30,6 +30,8 @@ type File struct {
 	f     *os.File
 	geo   Geometry
 	block bool // a block device, not a regular file
+
+	direct bool // opened so
 }
 
 // OpenFile opens a regular file or block device as a Device. Its size is read once: see Refresh.
@@ -48,7 +50,7 @@ func OpenFile(path string, mode Mode) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	file := &File{f: f}
+	file := &File{f: f, direct: mode.Direct}
 	if err := file.Refresh(); err != nil {
 		f.Close()
 		return nil, err
