@@ -321,11 +321,11 @@ func TestReadableBeforeFrozen(t *testing.T) {
 	if m.disk.residue, err = newResidue(64 * block.MiB); err != nil {
 		t.Fatal(err)
 	}
-	m.disk.pump.rate.add(block.MiB, 3*30*time.Millisecond) // 30 ms a MiB by three readers
+	m.disk.pump.rate.add([]block.Read{{Buf: make([]byte, block.MiB)}}, 3*30*time.Millisecond) // 30 ms a MiB by three readers
 	if err := m.readable(cfg); !errors.Is(err, errOutpaced) || !strings.Contains(fmt.Sprint(err), "1.92s to read; it may take 50ms") {
 		t.Errorf("more than is read in time: %v", err)
 	}
-	m.disk.pump.rate = readRate{bytes: 64 * block.MiB, busy: 3 * 40 * time.Millisecond}
+	m.disk.pump.rate = readRate{kinds: [2]tally{{block.MiB, time.Hour}, {64 * block.MiB, 3 * 40 * time.Millisecond}}}
 	if err := m.readable(cfg); err != nil {
 		t.Errorf("read in time: %v", err)
 	}

@@ -62,7 +62,7 @@ func (u *upload) endPace(c *cut) {
 	s.Converging, s.Interval, s.Advice = !errors.Is(c.err, errOutpaced), p.interval, ""
 	switch {
 	case !s.Converging:
-		s.Advice = p.advice(u.disk.pump.rate.time(u.left()), u.budget)
+		s.Advice = p.advice(u.disk.pump.readTime(), u.budget)
 		c.err = fmt.Errorf("%w: %s; no recovery point, the next try comes in %v", c.err, s.Advice, p.interval)
 	case took > 2*p.interval:
 		s.Advice = fmt.Sprintf("a point took %v, longer than the interval: points come as fast as the link drains",

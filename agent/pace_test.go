@@ -120,3 +120,32 @@ func TestAbsenceIsSaidOnce(t *testing.T) {
 		t.Error("the recovery from what was not said is said")
 	}
 }
+
+// TestReadTime: what a freeze would take is reckoned by the kind of what is left, and by the other kind where that was never read.
+func TestReadTime(t *testing.T) {
+	const KiB, MiB = block.KiB, block.MiB
+	pieces := func(n int, size block.Size) (reads []block.Read) {
+		for range n {
+			reads = append(reads, block.Read{Buf: make([]byte, size)})
+		}
+		return reads
+	}
+	var r readRate
+	if d := r.time([2]block.Size{firstResidue, firstResidue}); d != 0 {
+		t.Errorf("before anything was read: %v", d)
+	}
+	if d := r.time([2]block.Size{firstResidue + 1, 0}); d != time.Hour {
+		t.Errorf("more than a first freeze may read: %v", d)
+	}
+	r.add(pieces(1, MiB), readers*time.Millisecond) // long: 1 ms a MiB
+	if d := r.time([2]block.Size{4 * MiB, 4 * MiB}); d != 8*time.Millisecond {
+		t.Errorf("by long ones alone: %v", d)
+	}
+	r.add(pieces(8, 4*KiB), readers*time.Millisecond) // small: 32 ms a MiB
+	if d := r.time([2]block.Size{0, 4 * MiB}); d != 4*time.Millisecond {
+		t.Errorf("long ones: %v", d)
+	}
+	if d := r.time([2]block.Size{4 * MiB, 4 * MiB}); d != 132*time.Millisecond {
+		t.Errorf("both kinds: %v", d)
+	}
+}

@@ -43,7 +43,7 @@ func (u *upload) precopy(ctx context.Context) error {
 
 // fits tells whether a freeze may be left to read so much.
 func (u *upload) fits(left block.Size) bool {
-	return left <= u.disk.residue.room() && u.disk.pump.rate.time(left) <= u.budget/aim
+	return left <= u.disk.residue.room() && u.disk.pump.readTime() <= u.budget/aim
 }
 
 // left is how many bytes of disk the open delta lacks.
@@ -55,7 +55,7 @@ func (u *upload) readable(cfg Config) error {
 		return err
 	}
 	left := u.left()
-	takes := u.disk.pump.rate.time(left)
+	takes := u.disk.pump.readTime()
 	switch {
 	case left > u.disk.residue.room():
 		return fmt.Errorf("%s: %w: after pre-copy %v are still to be sent, and a freeze may read %v",
@@ -67,9 +67,42 @@ func (u *upload) readable(cfg Config) error {
 	return nil
 }
 
-// readRate is how fast the disk gives what passes read of it: small pieces here and there, as a freeze reads them too.
+// readTime is how long a freeze would take to read what the open delta lacks.
+func (p *pump) readTime() time.Duration {
+	var left [2]block.Size
+	bs := p.set.BlockSize()
+	limit := max(1, block.Count(readBytes/block.Size(bs)))
+	for run, ok := p.set.Next(0, limit); ok; run, ok = p.set.Next(run.End(), limit) {
+		n := run.Range(bs, p.size).Len
+		left[kindOf(n)] += n
+	}
+	return p.rate.time(left)
+}
+
+// What a disk is asked for comes in two kinds: it gives long pieces several times as fast as small ones here and there.
+const (
+	small = iota
+	long
+
+	// smallPiece is the most that a small piece has.
+	smallPiece = 64 * block.KiB
+)
+
+func kindOf(piece block.Size) int {
+	if piece <= smallPiece {
+		return small
+	}
+	return long
+}
+
+// readRate is how fast the disk gives what passes read of it, per kind of piece.
 type readRate struct {
 	mu    sync.Mutex
+	kinds [2]tally
+}
+
+// tally adds up reads.
+type tally struct {
 	bytes block.Size
 	busy  time.Duration // of all readers together
 }
@@ -77,25 +110,38 @@ type readRate struct {
 // rateMemory is how much reading the rate is an average of: what is older counts for half, and half again.
 const rateMemory = 2 * time.Second
 
-func (r *readRate) add(n block.Size, took time.Duration) {
+// add counts a batch of reads that took so long.
+func (r *readRate) add(reads []block.Read, took time.Duration) {
+	n := block.Size(0)
+	for _, read := range reads {
+		n += block.Size(len(read.Buf))
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.bytes += n
-	r.busy += took
-	if r.busy > rateMemory {
-		r.bytes, r.busy = r.bytes/2, r.busy/2
+	t := &r.kinds[kindOf(n/block.Size(len(reads)))]
+	t.bytes += n
+	t.busy += took
+	if t.busy > rateMemory {
+		t.bytes, t.busy = t.bytes/2, t.busy/2
 	}
 }
 
-// time is how long a freeze would take to read n bytes. The readers of a pass work side by side, and a freeze has more of them.
-func (r *readRate) time(n block.Size) time.Duration {
+// time is how long a freeze would take to read so many bytes of each kind. The readers of a pass work side by side, and a freeze
+// has more of them. A kind that is not known is taken for the other.
+func (r *readRate) time(left [2]block.Size) (d time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.bytes == 0 {
-		if n <= firstResidue {
-			return 0
+	for kind, n := range left {
+		t := r.kinds[kind]
+		if t.bytes == 0 {
+			t = r.kinds[1-kind]
 		}
-		return time.Hour
+		switch {
+		case t.bytes > 0:
+			d += time.Duration(float64(n) * float64(t.busy) / float64(t.bytes) / readers)
+		case n > firstResidue:
+			return time.Hour
+		}
 	}
-	return time.Duration(float64(n) * float64(r.busy) / float64(r.bytes) / readers)
+	return d
 }

@@ -133,13 +133,12 @@ func (p *pump) send(w *readWorker, d *delta, some []block.Range) error {
 		return w.put(d, part, data)
 	}
 	for len(some) > 0 {
-		var n block.Size
-		some, n = w.plan(some)
+		some = w.plan(some)
 		took, err := timed(func() error { return w.batch.Read(p.dev, w.reads) })
 		if err != nil {
 			return fmt.Errorf("read disk: %w", err)
 		}
-		p.rate.add(n, took)
+		p.rate.add(w.reads, took)
 		for _, r := range w.reads {
 			if err := split(r.Off, r.Buf, visit); err != nil {
 				return err
@@ -149,22 +148,21 @@ func (p *pump) send(w *readWorker, d *delta, some []block.Range) error {
 	return flush()
 }
 
-// plan makes reads of the first of the runs, as many as fit the buffer. It returns those that are left, the last one cut where the
-// buffer ended, and how much the reads have.
-func (w *readWorker) plan(some []block.Range) (left []block.Range, n block.Size) {
+// plan makes reads of the first of the runs, as many as fit the buffer. It returns those that are left, the first one cut where the
+// buffer ended.
+func (w *readWorker) plan(some []block.Range) (left []block.Range) {
 	w.reads = w.reads[:0]
 	for room := w.buf; len(some) > 0 && len(room) > 0; {
 		r := &some[0]
 		part := min(r.Len, block.Size(len(room)))
 		w.reads = append(w.reads, block.Read{Off: r.Off, Buf: room[:part]})
-		n += part
 		room = room[min(directLen(part), block.Size(len(room))):]
 		*r = block.Range{Off: r.Off + block.Offset(part), Len: r.Len - part}
 		if r.Empty() {
 			some = some[1:]
 		}
 	}
-	return some, n
+	return some
 }
 
 // directLen is the memory that n bytes take, so that what comes behind them is aligned again.
