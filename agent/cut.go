@@ -37,24 +37,28 @@ type cutter struct {
 const (
 	// maxReaders bounds the readers, whose threads take some memory each.
 	maxReaders = 32
-	// freezeDepth is how many pieces each has read at once.
-	freezeDepth = 16
+	// freezeDepth is how many pieces a reader has read at once.
+	freezeDepth = 64
+	// freezeReads and freezeBytes are the most that a reader takes before it looks at the time again.
+	freezeReads = 4 * freezeDepth
+	freezeBytes = 8 * block.MiB
 )
 
 // freezeReader is what a reader works with.
 type freezeReader struct {
 	at    int // of all readers
 	batch *block.Batch
-	reads []block.Read // freezeDepth at most
+	reads []block.Read
 }
 
-// startCutter starts the readers for so many disks: twice as many as a pass has, since a freeze waits for them.
+// startCutter starts the readers: one a disk, which keeps that busy by itself. An I/O scheduler that shares a disk out between threads
+// has several wait for each other.
 func startCutter(f *freezer, disks int) *cutter {
 	c := &cutter{freezer: f, before: make([]uint64, disks), busy: make([]bool, disks)}
-	for at := range min(2*readers*disks, maxReaders) {
+	for at := range min(disks, maxReaders) {
 		wake := make(chan struct{}, 1)
 		c.wake = append(c.wake, wake)
-		w := &freezeReader{at: at, batch: block.NewBatch(freezeDepth), reads: make([]block.Read, 0, freezeDepth)}
+		w := &freezeReader{at: at, batch: block.NewBatch(freezeDepth), reads: make([]block.Read, 0, freezeReads)}
 		c.readers.Go(func() { c.readWhenWoken(w, wake) })
 	}
 	return c
@@ -129,13 +133,13 @@ func (c *cutter) readAll() error {
 	return nil
 }
 
-// readWhenWoken reads runs of all members, each reader from another member on.
+// readWhenWoken reads what is left of its members.
 func (c *cutter) readWhenWoken(w *freezeReader, wake <-chan struct{}) {
 	urgent() // on a thread that is there already
 	defer w.batch.Close()
 	for range wake {
-		for i := range c.members {
-			d := c.members[(i+w.at)%len(c.members)].disk
+		for i := w.at; i < len(c.members); i += len(c.wake) {
+			d := c.members[i].disk
 			for d.residue.readSome(d.dev, w) {
 				if c.freezer.late() {
 					d.residue.fail(errLate)

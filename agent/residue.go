@@ -3,7 +3,6 @@ package agent
 import (
 	"errors"
 	"fmt"
-	"sync"
 
 	"github.com/understudy-dr/understudy/internal/block"
 )
@@ -16,7 +15,6 @@ type residue struct {
 	arena  *arena
 	runs   []residueRun
 	used   block.Size
-	readMu sync.Mutex
 	next   int
 	failed error
 }
@@ -77,26 +75,21 @@ func (s *residue) readSome(dev block.Device, w *freezeReader) bool {
 	return true
 }
 
-// take has w read the next runs: a fair share of what is left, so that all readers have some.
+// take has w read the next runs.
 func (s *residue) take(w *freezeReader) {
-	s.readMu.Lock()
-	defer s.readMu.Unlock()
 	w.reads = w.reads[:0]
 	if s.failed != nil {
 		return
 	}
-	share := max(1, (len(s.runs)-s.next)/(2*readers))
-	for range min(share, cap(w.reads), len(s.runs)-s.next) {
+	for n := block.Size(0); s.next < len(s.runs) && len(w.reads) < freezeReads && n < freezeBytes; s.next++ {
 		run := s.runs[s.next]
-		s.next++
 		w.reads = append(w.reads, block.Read{Off: run.r.Off, Buf: s.arena.mem[run.at : run.at+run.r.Len]})
+		n += run.r.Len
 	}
 }
 
-// fail stops the reads.
+// fail ends the reads.
 func (s *residue) fail(err error) {
-	s.readMu.Lock()
-	defer s.readMu.Unlock()
 	if s.failed == nil {
 		s.failed = err
 	}

@@ -31,6 +31,13 @@ func blind(t *testing.T, tr *Tracker) {
 func TestLiveCopyWithoutAnyCompletion(t *testing.T) {
 	d := newDisk(t, 64<<20)
 	file := "/sys/block/" + filepath.Base(d.path) + "/queue/scheduler"
+	_, was, _ := strings.Cut(text(file), "[")
+	was, _, _ = strings.Cut(was, "]")
+	t.Cleanup(func() { // it stays with the device, for whoever gets that next
+		if err := os.WriteFile(file, []byte(was), 0); err != nil {
+			t.Error(err)
+		}
+	})
 	for _, scheduler := range strings.Fields(strings.NewReplacer("[", "", "]", "").Replace(text(file))) {
 		t.Run(scheduler, func(t *testing.T) {
 			if err := os.WriteFile(file, []byte(scheduler), 0); err != nil {
