@@ -16,7 +16,7 @@ CARRIER ?= quic
 
 KERNELS ?= 6.1 6.12
 
-.PHONY: help deps build lint fast test demo soak order bench kernels package install-test clean
+.PHONY: help deps build lint fast test demo soak order bench kernels package install-test docs-tables clean
 
 help: ## print this
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-12s %s\n' "$$t" "$$d"; done
@@ -86,6 +86,10 @@ install-test: deps ## install the packages for real: .deb in a Debian under syst
 
 _install-test:
 	@bash packaging/install.sh
+
+# One after the other: both write the same file.
+docs-tables: ## write the tables of configuration keys in docs/CONFIG.md from the code
+	@$(GO) test -count=1 -p 1 ./cmd/understudy-agent ./cmd/understudy-receiver -run TestTheTableOfKeys -update
 
 clean: ## remove what was built
 	rm -rf bin bench/out packaging/out

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -16,14 +17,14 @@ import (
 // Application is a program of this host, a database as a rule, that is told before a point and after it by executables: see
 // hooks.go for when they run. The zero value of a field is its documented default.
 type Application struct {
-	Name      string            `toml:"name"`       // in logs and in the labels of points
-	PreFreeze string            `toml:"pre_freeze"` // absolute path of an executable, run before the file systems are frozen
-	PostThaw  string            `toml:"post_thaw"`  // run after the thaw, whatever became of the point; default: nothing to undo
-	User      string            `toml:"user"`       // who runs them; default: the agent's own user
-	Env       map[string]string `toml:"env"`        // added to their environment
-	Timeout   time.Duration     `toml:"timeout"`    // of each of the two; default 10s
-	OnFailure HookFailure       `toml:"on_failure"` // what becomes of the point when a hook fails: crash or none; default crash
-	Every     time.Duration     `toml:"every"`      // from one application point to the next; default 15m
+	Name      string            `toml:"name" zero:"none: required" doc:"in logs and in the labels of points: up to 40 of a-z, 0-9, - and _"`
+	PreFreeze string            `toml:"pre_freeze" zero:"none: required" doc:"absolute path of an executable, run before the file systems are frozen"`
+	PostThaw  string            `toml:"post_thaw" zero:"none: nothing to undo" doc:"the same, run after the thaw, whatever became of the point"`
+	User      string            `toml:"user" zero:"the agent's own, root" doc:"who runs them"`
+	Env       map[string]string `toml:"env" doc:"added to their environment; no name may begin with UNDERSTUDY_"`
+	Timeout   time.Duration     `toml:"timeout" range:"100ms..5m" doc:"of each of the two"`
+	OnFailure HookFailure       `toml:"on_failure" values:"crash|none" doc:"what becomes of the point when one fails: one of class crash is taken, or none"`
+	Every     time.Duration     `toml:"every" range:"0s.." doc:"from one application point to the next"`
 }
 
 // HookFailure says what becomes of a point when a hook fails.
@@ -46,20 +47,18 @@ const (
 // applicationName is what a name may be: part of a file's name, and of a label.
 var applicationName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,39}$`)
 
+// DefaultApplication has what an application that says nothing else gets.
+func DefaultApplication() Application {
+	return Application{Timeout: 10 * time.Second, OnFailure: HookFailureCrash, Every: 15 * time.Minute}
+}
+
 // withDefaults validates the application and fills a copy.
 func (a Application) withDefaults() (Application, error) {
 	if !applicationName.MatchString(a.Name) {
 		return a, fmt.Errorf("application name %q: up to 40 of a-z, 0-9, - and _", a.Name)
 	}
-	if a.Timeout == 0 {
-		a.Timeout = 10 * time.Second
-	}
-	if a.Every == 0 {
-		a.Every = 15 * time.Minute
-	}
-	if a.OnFailure == "" {
-		a.OnFailure = HookFailureCrash
-	}
+	def := DefaultApplication()
+	a.Timeout, a.Every, a.OnFailure = cmp.Or(a.Timeout, def.Timeout), cmp.Or(a.Every, def.Every), cmp.Or(a.OnFailure, def.OnFailure)
 	switch {
 	case a.PreFreeze == "":
 		return a, fmt.Errorf("application %s has no pre_freeze: without one nothing is asked of it", a.Name)

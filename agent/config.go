@@ -11,21 +11,23 @@ import (
 
 // Config is what an operator can set. The zero value of a field is its documented default.
 type Config struct {
-	Disks     []string        `toml:"disks"`      // block devices to protect: whole disks, partitions, loop devices
-	Host      string          `toml:"host"`       // name of this host; default: the kernel's host name
-	Interval  time.Duration   `toml:"interval"`   // from one recovery point to the next; default 5s
-	StateDir  string          `toml:"state_dir"`  // where disk ids are kept; default /var/lib/understudy/agent
-	BlockSize block.BlockSize `toml:"block_size"` // granularity of the dirty set in bytes; default 4096, coarser for huge disks
-	Compress  codec.Level     `toml:"compress"`   // none, s2 or zstd; default s2
+	Disks    []string      `toml:"disks" zero:"none: required"`        // block devices to protect: whole disks, partitions, loop devices
+	Host     string        `toml:"host" zero:"the kernel's host name"` // name of this host; default: the kernel's host name
+	Interval time.Duration `toml:"interval" range:"100ms.."`           // from one recovery point to the next; default 5s
+	StateDir string        `toml:"state_dir"`                          // where disk ids are kept; default /var/lib/understudy/agent
+	Compress codec.Level   `toml:"compress"`                           // none, s2 or zstd; default s2
 
-	Freeze       *bool         `toml:"freeze"`        // freeze mounted file systems for a point; default true. false makes all points fuzzy
-	FreezeBudget time.Duration `toml:"freeze_budget"` // what a freeze is made to stay under; the guard ends it 100 ms later; default 50ms
-	Memory       block.Size    `toml:"memory"`        // the agent's memory; what 184 MiB leave of it a freeze may fill; default 256 MiB
-	Unfreezable  Unfreezable   `toml:"unfreezable"`   // refuse or fuzzy: points of a disk whose writes no freeze stops; default refuse
+	// BlockSize is the granularity of the dirty set in bytes; default 4096, coarser for huge disks.
+	BlockSize block.BlockSize `toml:"block_size" unit:"bytes, a power of two" range:"512..67108864" zero:"4096, coarser for huge disks"`
 
-	ScanRate    block.Size    `toml:"scan_rate"`    // bytes of a disk read in a second when it is compared after a gap in tracking; default unlimited
-	VerifyEvery time.Duration `toml:"verify_every"` // in what time a disk is compared with its copy once, a little at a time; default 168h, negative: never
-	VerifyRate  block.Size    `toml:"verify_rate"`  // bytes of a disk read in a second for that, at most; default 32 MiB
+	Freeze       *bool         `toml:"freeze"`                                            // freeze mounted file systems for a point; default true. false makes all points fuzzy
+	FreezeBudget time.Duration `toml:"freeze_budget" range:"1ms..10s"`                    // what a freeze is made to stay under; the guard ends it 100 ms later; default 50ms
+	Memory       block.Size    `toml:"memory" unit:"bytes" range:"197132288..1266679808"` // the agent's memory; what 184 MiB leave of it a freeze may fill; default 256 MiB
+	Unfreezable  Unfreezable   `toml:"unfreezable"`                                       // refuse or fuzzy: points of a disk whose writes no freeze stops; default refuse
+
+	ScanRate    block.Size    `toml:"scan_rate" unit:"bytes a second" range:"0.." zero:"no limit"` // bytes of a disk read in a second when it is compared after a gap in tracking; default unlimited
+	VerifyEvery time.Duration `toml:"verify_every" range:"any"`                                    // in what time a disk is compared with its copy once, a little at a time; default 168h, negative: never
+	VerifyRate  block.Size    `toml:"verify_rate" unit:"bytes a second" range:"0.."`               // bytes of a disk read in a second for that, at most; default 32 MiB
 
 	Applications []Application `toml:"application"` // that have hooks; default none
 }
@@ -69,6 +71,12 @@ const (
 	// partTime ends a part on a slow line.
 	partTime = 20 * time.Second
 )
+
+// Check says what is wrong with c, nil if nothing is.
+func (c Config) Check() error {
+	_, err := c.withDefaults()
+	return err
+}
 
 // withDefaults validates c and fills a copy.
 func (c Config) withDefaults() (Config, error) {

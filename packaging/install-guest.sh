@@ -64,21 +64,29 @@ installs() {
 }
 
 starts() {
-	step "a certificate, a configuration, systemctl enable --now"
-	understudy pki init --dir /root/ca --site lab >/dev/null
-	local who
-	for who in vault:target web1:source ann:operator; do
-		understudy pki issue --dir /root/ca --name "${who%:*}" --role "${who#*:}" --out "/root/${who%:*}" >/dev/null
-	done
-	cp /root/vault/* /etc/understudy/pki/
-	# Both roles on one machine: there can be one certificate only in /etc/understudy/pki.
+	step "day 1 as docs/OPERATING.md has it: the CA at the receiver, tokens, enrolment, systemctl enable --now"
+	local ca=/etc/understudy/ca
+	understudy pki init --dir $ca --site lab >/dev/null
+	understudy pki issue --dir $ca --name vault --role target --out /etc/understudy/pki >/dev/null
+	understudy pki issue --dir $ca --name ann --role admin --out /root/ann >/dev/null
+	chown -R understudy: $ca /etc/understudy/pki
+	echo "ca = \"$ca\"" >>/etc/understudy/receiver.toml
+	systemctl enable --quiet --now understudy-receiver
+	# Both roles on one machine: there can be one certificate only in /etc/understudy/pki. A token of root beside the CA, and one by
+	# way of the receiver: the receiver, which is another user, has to be able to spend both.
+	local token
+	token=$(understudy enroll-token --host web1 --dir $ca --receiver 127.0.0.1:443 2>/dev/null)
+	understudy-agent enroll --token "$token" --host web1 --pki /root/web1 >/dev/null
+	token=$(understudy enroll-token --host web1 --receiver 127.0.0.1:443 --pki /root/ann 2>/dev/null)
+	understudy-agent enroll --force --token "$token" --host web1 --pki /root/web1 >/dev/null
+	[ "$(find $ca -printf '%u\n' | sort -u)" = understudy ] || fail "the CA's folder: $(ls -lR $ca)"
 	mkdir -p $here $elsewhere
 	mkfs.ext4 -q "$data" && mount "$data" $here
 	mkfs.ext4 -q "$other" && mount "$other" $elsewhere
 	sed -i "s|^#disks = .*|disks = [\"$data\"]|; s|^#receiver = .*|receiver = \"127.0.0.1:443\"|; s|^#host = .*|host = \"web1\"|
 		s|^#pki = .*|pki = \"/root/web1\"|; s|^#interval = .*|interval = \"1s\"|; s|^#unfreezable|unfreezable|" /etc/understudy/agent.toml
 	mark
-	systemctl enable --quiet --now understudy-receiver understudy-agent
+	systemctl enable --quiet --now understudy-agent
 	within 30 protected
 	within 30 newer_than 3
 	points | tail -1 | grep -q ' crash ' || fail "no point of class crash: $(points | tail -1)"
@@ -213,11 +221,13 @@ removes() {
 	! find /sys/fs/bpf/understudy 2>/dev/null | grep "$id" || fail "still tracked"
 	[ ! -L /etc/systemd/system/multi-user.target.wants/understudy-agent.service ] || fail "still enabled"
 	[ -s /etc/understudy/agent.toml ] && [ -s /var/lib/understudy/agent/disks.json ] || fail "configuration or state is gone"
-	step "purge: nothing is left"
+	step "purge: nothing is left but the CA"
 	dpkg -P understudy-agent >/dev/null
 	[ ! -e /var/lib/understudy/agent ] && [ ! -e /etc/understudy/agent.toml ] || fail "state or configuration is left"
 	[ -s /etc/understudy/pki/host.key ] || fail "the receiver's certificate is gone with the agent"
 	dpkg -P understudy-receiver understudy >/dev/null
+	[ "$(ls /etc/understudy)" = ca ] || fail "the CA is gone, or more than that is left: $(ls /etc/understudy)"
+	rm -r /etc/understudy
 	[ ! -e /etc/understudy ] && [ ! -e /var/lib/understudy ] && [ ! -e /run/understudy ] || fail "left: $(find /etc/understudy /var/lib/understudy /run/understudy)"
 	! systemctl list-unit-files | grep understudy || fail "units are left"
 	umount $here $elsewhere

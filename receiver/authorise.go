@@ -96,7 +96,7 @@ func authorise(peer link.Peer, req request) (reach, error) {
 	case scopeOwn:
 		return reach{host: peer.Host}, nil
 	}
-	return reach{}, wire.Errorf(wire.CodeForbidden, "%s is a %v and may not ask for %v", peer.Host, peer.Role, req)
+	return reach{}, wire.Errorf(wire.CodeForbidden, "%s has the role %v and may not ask for %v", peer.Host, peer.Role, req)
 }
 
 // reach is which disks a request may be about.

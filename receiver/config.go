@@ -12,11 +12,17 @@ import (
 
 // Config is what an operator can set. The zero value of a field is its documented default.
 type Config struct {
-	Dir       string     `toml:"dir"`        // where journals and volumes live; default /var/lib/understudy/receiver
-	Keep      Keep       `toml:"keep"`       // which recovery points are kept; default 1h,1d/1h,30d/1d
-	MaxPoints int        `toml:"max_points"` // how many of a disk are kept at most; default 10000
-	MaxBytes  block.Size `toml:"max_bytes"`  // of journal for each disk, the newest point apart; default unlimited
-	Horizon   Horizon    `toml:"horizon"`    // where the volume stands: window (default) or latest
+	Dir       string     `toml:"dir"`                                                // where journals and volumes live; default /var/lib/understudy/receiver
+	Keep      Keep       `toml:"keep" unit:"s, m, h, d"`                             // which recovery points are kept; default 1h,1d/1h,30d/1d
+	MaxPoints int        `toml:"max_points" unit:"points" range:"0.."`               // how many of a disk are kept at most; default 10000
+	MaxBytes  block.Size `toml:"max_bytes" unit:"bytes" range:"0.." zero:"no limit"` // of journal for each disk, the newest point apart; default unlimited
+	Horizon   Horizon    `toml:"horizon"`                                            // where the volume stands: window (default) or latest
+}
+
+// Check says what is wrong with c, nil if nothing is.
+func (c Config) Check() error {
+	_, err := c.withDefaults()
+	return err
 }
 
 func (c Config) withDefaults() (Config, error) {

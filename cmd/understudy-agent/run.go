@@ -28,10 +28,10 @@ const defaultSocket = "/run/understudy/agent.sock"
 // config is the agent's configuration file; every key has a flag of the same meaning, which wins.
 type config struct {
 	agent.Config
-	Receiver string           `toml:"receiver"` // HOST:PORT of the receiver
-	PKI      string           `toml:"pki"`      // folder with ca.crt, host.crt and host.key; default /etc/understudy/pki
-	Carrier  link.Carrier     `toml:"carrier"`  // quic or tcp; default quic
-	Control  string           `toml:"control"`  // control socket; default /run/understudy/agent.sock
+	Receiver string           `toml:"receiver" zero:"none: required"` // HOST:PORT of the receiver
+	PKI      string           `toml:"pki"`                            // folder with ca.crt, host.crt and host.key; default /etc/understudy/pki
+	Carrier  link.Carrier     `toml:"carrier"`                        // quic or tcp; default quic
+	Control  string           `toml:"control"`                        // control socket; default /run/understudy/agent.sock
 	Log      daemon.LogConfig `toml:"log"`
 }
 
@@ -66,7 +66,7 @@ func newConfig() config {
 
 // runFlags makes a flag for every key of the configuration, but for those of tables.
 func runFlags(f *pflag.FlagSet, c *config) {
-	f.StringSliceVar(&c.Disks, "disk", nil, "block device to protect; may be given several times")
+	f.StringSliceVar(&c.Disks, "disk", nil, "block device to protect: whole disk, partition, loop device; may be given several times")
 	f.StringVar(&c.Receiver, "receiver", "", "the receiver's HOST:PORT")
 	f.StringVar(&c.Host, "host", "", "name of this host (default: the kernel's)")
 	f.DurationVar(&c.Interval, "interval", 5*time.Second, "from one recovery point to the next")
@@ -82,9 +82,9 @@ func runFlags(f *pflag.FlagSet, c *config) {
 	f.Int64Var((*int64)(&c.ScanRate), "scan-rate", 0, "bytes of a disk read in a second when it is compared after a gap in tracking (default unlimited)")
 	f.DurationVar(&c.VerifyEvery, "verify-every", 7*24*time.Hour, "in what time a disk is compared with its copy once, a little at a time; negative: never")
 	f.Int64Var((*int64)(&c.VerifyRate), "verify-rate", 32<<20, "bytes of a disk read in a second for that, at most")
-	f.StringVar(&c.Control, "control", c.Control, "control socket")
-	f.StringVar(&c.Log.Level, "log-level", "info", "debug, info, warn or error")
-	f.StringVar(&c.Log.Format, "log-format", "text", "text or json")
+	f.StringVar(&c.Control, "control", c.Control, "control socket, for the understudy command")
+	f.StringVar(&c.Log.Level, "log-level", "info", "least level that is logged: debug, info, warn or error")
+	f.StringVar(&c.Log.Format, "log-format", "text", "form of the log: text or json")
 }
 
 // loadUnderFlags loads the file, then sets the flags that were given once more, so that they win.

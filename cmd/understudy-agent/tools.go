@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/understudy-dr/understudy/agent"
+	"github.com/understudy-dr/understudy/agent/capture"
 	"github.com/understudy-dr/understudy/agent/capture/ebpf"
 	"github.com/understudy-dr/understudy/internal/block"
 	"github.com/understudy-dr/understudy/internal/daemon"
@@ -118,7 +119,11 @@ func forget(state string) ([]block.DiskID, error) {
 			continue
 		}
 		if err := ebpf.RemovePins("", id); err != nil {
-			return forgotten, fmt.Errorf("forget disk %v: %w", id, err)
+			err = fmt.Errorf("forget disk %v: %w", id, err)
+			if errors.Is(err, capture.ErrInUse) {
+				err = daemon.Exit(daemon.CodeInUse, err)
+			}
+			return forgotten, err
 		}
 		forgotten = append(forgotten, id)
 	}

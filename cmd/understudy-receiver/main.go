@@ -38,8 +38,8 @@ type config struct {
 	PKI    string           `toml:"pki"`    // folder with ca.crt, host.crt and host.key; default /etc/understudy/pki
 	Log    daemon.LogConfig `toml:"log"`
 
-	CA             string        `toml:"ca"`              // folder of the site's CA, for a receiver that enrolls hosts and renews certificates; default none
-	CertificateTTL time.Duration `toml:"certificate_ttl"` // how long the certificates that it signs are good; default 2160h (90 days)
+	CA             string        `toml:"ca" zero:"none: it does neither"` // folder of the site's CA, for a receiver that enrolls hosts and renews certificates; default none
+	CertificateTTL time.Duration `toml:"certificate_ttl" range:"1s.."`    // how long the certificates that it signs are good; default 2160h (90 days)
 }
 
 func command() *cobra.Command {
@@ -100,8 +100,19 @@ func runFlags(f *pflag.FlagSet, c *config) {
 	f.Var(&c.Horizon, "horizon", "where the volume stands: at the oldest point kept (window), or at the newest (latest)")
 	f.IntVar(&c.MaxPoints, "max-points", 10000, "how many recovery points of a disk are kept at most")
 	f.Int64Var((*int64)(&c.MaxBytes), "max-bytes", 0, "how many bytes of journal a disk has at most, the newest point apart; 0: no limit")
-	f.StringVar(&c.Log.Level, "log-level", "info", "debug, info, warn or error")
-	f.StringVar(&c.Log.Format, "log-format", "text", "text or json")
+	f.StringVar(&c.Log.Level, "log-level", "info", "least level that is logged: debug, info, warn or error")
+	f.StringVar(&c.Log.Format, "log-format", "text", "form of the log: text or json")
+}
+
+// leastTTL is the shortest life of a certificate: one that is renewed after two thirds of it.
+const leastTTL = time.Second
+
+// check says what is wrong with c, nil if nothing is.
+func (c config) check() error {
+	if c.CertificateTTL < leastTTL && c.CertificateTTL != 0 {
+		return fmt.Errorf("certificate_ttl %v is too short: %v at least", c.CertificateTTL, leastTTL)
+	}
+	return c.Config.Check()
 }
 
 // run assembles the receiver and runs it until ctx ends.
@@ -109,6 +120,9 @@ func run(ctx context.Context, c config, file string) (err error) {
 	log, level, err := daemon.NewLeveledLogger(os.Stderr, c.Log)
 	if err != nil {
 		return err
+	}
+	if err := c.check(); err != nil {
+		return daemon.Exit(daemon.CodeUsage, err)
 	}
 	who, err := identify(c, log)
 	if err != nil {

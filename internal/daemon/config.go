@@ -1,11 +1,9 @@
 package daemon
 
 import (
-	"encoding"
 	"errors"
 	"fmt"
 	"os"
-	"reflect"
 	"slices"
 	"strings"
 
@@ -16,8 +14,8 @@ import (
 const maxConfig = 1 << 20
 
 // LoadConfig decodes the TOML file at path into the struct that into points at. A key that the struct does not have is an
-// error that names the file, the line and the nearest key there is. What the file does not mention keeps its value. All
-// errors have CodeUsage, except that of a missing file, which has CodeNotFound.
+// error that names the file, the line and the nearest key there is; so is a duration without a unit. What the file does not mention
+// keeps its value. All errors have CodeUsage, except that of a missing file, which has CodeNotFound.
 func LoadConfig(path string, into any) error {
 	info, err := os.Stat(path)
 	switch {
@@ -43,85 +41,37 @@ func decodeConfig(path, text string, into any) error {
 	if err != nil {
 		return Exitf(CodeUsage, "%s: %w", path, err)
 	}
-	unknown := meta.Undecoded()
-	if len(unknown) == 0 {
-		return nil
+	if unknown := meta.Undecoded(); len(unknown) > 0 {
+		key := unknown[0]
+		// Not IsDefined: it does not see into arrays of tables.
+		where := place(path, text, func(_ map[string]any, meta toml.MetaData) bool {
+			return slices.ContainsFunc(meta.Keys(), func(k toml.Key) bool { return slices.Equal(k, key) })
+		})
+		return Exitf(CodeUsage, "%s: unknown key %s%s", where, key, suggest(key[len(key)-1], keysAt(into, key[:len(key)-1])))
 	}
-	key := unknown[0]
-	where := path
-	if line := lineOf(text, key); line > 0 {
-		where = fmt.Sprintf("%s:%d", path, line)
+	var tree map[string]any
+	if _, err := toml.Decode(text, &tree); err != nil {
+		return Exitf(CodeUsage, "%s: %w", path, err)
 	}
-	return Exitf(CodeUsage, "%s: unknown key %s%s", where, key, suggest(key[len(key)-1], keysAt(reflect.TypeOf(into), key[:len(key)-1])))
-}
-
-// ConfigKeys lists the keys that a configuration file for the struct that into points at may have, sorted; those of a table, or of
-// each of several, with its name and a dot before them. A map has its own name alone: it may have any.
-func ConfigKeys(into any) []string {
-	var all []string
-	var walk func(path toml.Key)
-	walk = func(path toml.Key) {
-		keys := keysAt(reflect.TypeOf(into), path)
-		if len(keys) == 0 {
-			all = append(all, path.String())
-		}
-		for _, key := range keys {
-			walk(append(slices.Clone(path), key))
+	for _, f := range ConfigFields(into) {
+		if f.bareDuration(tree) {
+			where := place(path, text, func(tree map[string]any, _ toml.MetaData) bool { return f.bareDuration(tree) })
+			return Exitf(CodeUsage, "%s: %s needs a unit, and quotes: \"90s\", \"10m\" or \"168h\"", where, f.Key)
 		}
 	}
-	walk(nil)
-	slices.Sort(all)
-	return all
+	return nil
 }
 
-// lineOf is the line, from 1, that sets key, or 0 where it can't be told. The decoder does not say, and the files are
-// small, so the text is decoded again line by line: the first prefix in which the key is defined ends with its line.
-func lineOf(text string, key toml.Key) int {
-	lines := strings.SplitAfter(text, "\n")
+// place is path with the line, from 1, from which on found holds, or path alone where it never does. The decoder does not say
+// where a key stands, and the files are small, so the text is decoded again line by line.
+func place(path, text string, found func(tree map[string]any, meta toml.MetaData) bool) string {
 	prefix := 0
-	for i, line := range lines {
+	for i, line := range strings.SplitAfter(text, "\n") {
 		prefix += len(line)
 		var tree map[string]any
-		meta, err := toml.Decode(text[:prefix], &tree)
-		// Not IsDefined: it does not see into arrays of tables.
-		if err == nil && slices.ContainsFunc(meta.Keys(), func(k toml.Key) bool { return slices.Equal(k, key) }) {
-			return i + 1
+		if meta, err := toml.Decode(text[:prefix], &tree); err == nil && found(tree, meta) {
+			return fmt.Sprintf("%s:%d", path, i+1)
 		}
 	}
-	return 0
-}
-
-var textual = reflect.TypeFor[encoding.TextUnmarshaler]()
-
-// keysAt lists the keys that type t has in the table that path names; nil where there is no such table.
-func keysAt(t reflect.Type, path toml.Key) []string {
-	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
-		if t.Implements(textual) || reflect.PointerTo(t).Implements(textual) {
-			return nil // a string in the file
-		}
-		t = t.Elem()
-	}
-	if t.Kind() != reflect.Struct {
-		return nil
-	}
-	var keys []string
-	for field := range t.Fields() {
-		name, _, _ := strings.Cut(field.Tag.Get("toml"), ",")
-		if name == "-" || !field.IsExported() {
-			continue
-		}
-		if field.Anonymous && name == "" {
-			keys = append(keys, keysAt(field.Type, path)...)
-			continue
-		}
-		if name == "" {
-			name = field.Name
-		}
-		if len(path) == 0 {
-			keys = append(keys, name)
-		} else if strings.EqualFold(name, path[0]) {
-			return keysAt(field.Type, path[1:])
-		}
-	}
-	return keys
+	return path
 }

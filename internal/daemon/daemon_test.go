@@ -110,7 +110,8 @@ type nested struct {
 	Interval time.Duration `toml:"interval"`
 	Log      LogConfig     `toml:"log"`
 	Disks    []struct {
-		Device string `toml:"device"`
+		Device string        `toml:"device"`
+		Every  time.Duration `toml:"every"`
 	} `toml:"disk"`
 }
 
@@ -124,6 +125,8 @@ func TestLoadConfig(t *testing.T) {
 		{"multi-line value before it", "interval = \"\"\"\n5s\"\"\"\nlg = 1\n", "c.toml:3: unknown key lg; did you mean log?"},
 		{"not TOML", "interval = \n", "c.toml:1:"},
 		{"wrong type", "interval = true\n", "c.toml"},
+		{"duration without a unit", "[log]\nlevel = \"info\"\n[[disk]]\ndevice = \"a\"\nevery = \"1h\"\n[[disk]]\nevery = 5\n", "c.toml:7: disk.every needs a unit"},
+		{"the same in other letters", "\nInterval = 5\n", "c.toml:2: interval needs a unit"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "c.toml")

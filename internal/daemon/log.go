@@ -10,8 +10,8 @@ var logFormats = []string{"text", "json"}
 
 // LogConfig says how a daemon logs. The zero value is text, from level info up.
 type LogConfig struct {
-	Format string `toml:"format"` // text or json; default text
-	Level  string `toml:"level"`  // debug, info, warn or error; default info
+	Format string `toml:"format" values:"text|json"`                          // text or json; default text
+	Level  string `toml:"level" values:"debug|info|warn|error" reload:"true"` // debug, info, warn or error; default info
 }
 
 // NewLogger makes a logger that writes to w. An unknown format or level is an error with CodeUsage that names the nearest.

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -33,5 +34,32 @@ func TestReplace(t *testing.T) {
 	}
 	if err := Create(path, nil, 0o600); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("created over another file: %v", err)
+	}
+}
+
+// TestTheOwnerOfAFolderOwnsWhatRootPutsThere: files and folders; one that is not root's business stays as it is.
+func TestTheOwnerOfAFolderOwnsWhatRootPutsThere(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to give files away")
+	}
+	const uid, gid = 65534, 65533
+	for _, want := range [][2]int{{uid, gid}, {0, 0}} {
+		dir := t.TempDir()
+		if err := os.Chown(dir, want[0], want[1]); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, "folder", "file")
+		if err := errors.Join(MakeFolder(filepath.Dir(path), 0o700), MakeFolder(filepath.Dir(path), 0o700), Replace(path, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range []string{path, filepath.Dir(path)} {
+			info, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if st := info.Sys().(*syscall.Stat_t); int(st.Uid) != want[0] || int(st.Gid) != want[1] {
+				t.Errorf("%s belongs to %d:%d, its folder to %v", path, st.Uid, st.Gid, want)
+			}
+		}
 	}
 }

@@ -82,7 +82,7 @@ func (c Config) withDefaults(role wire.Role) (Config, error) {
 		return c, fmt.Errorf("link: an idle time of %v is too short", c.Idle)
 	}
 	if id := (identity{name: c.Credentials.Name, roles: c.Credentials.Roles}); !id.may(c.Role) {
-		return c, wire.Errorf(wire.CodeForbidden, "the certificate of %s is for %v, not for a %v: issue one with: understudy pki issue --role %v",
+		return c, wire.Errorf(wire.CodeForbidden, "the certificate of %s is for %v, not for the role %v: issue one with: understudy pki issue --role %v",
 			id.name, id.roles, c.Role, c.Role)
 	}
 	return c, nil

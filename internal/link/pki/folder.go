@@ -40,6 +40,11 @@ func appendLine(path string, line []byte) error {
 		return err
 	}
 	last := make([]byte, 1)
+	if info.Size() == 0 { // it may be new
+		if err := durable.Inherit(f); err != nil {
+			return err
+		}
+	}
 	if n := info.Size(); n > 0 {
 		if _, err := f.ReadAt(last, n-1); err != nil {
 			return err

@@ -97,7 +97,7 @@ func (a *Authority) tokenFile(name, ext string) string {
 // sweep makes the folder of tokens, and removes those that ended long ago.
 func (a *Authority) sweep() error {
 	folder := filepath.Join(a.dir, tokensFolder)
-	if err := os.MkdirAll(folder, 0o700); err != nil {
+	if err := durable.MakeFolder(folder, 0o700); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(folder)
