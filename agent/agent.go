@@ -49,6 +49,9 @@ type Agent struct {
 	clock   sealClock
 	session *link.Session
 	link    LinkStatus
+	moved   link.Stats // over the sessions before
+
+	counts agentCounts
 }
 
 // LinkStatus is what the operator sees of the link.
@@ -76,7 +79,7 @@ func New(cfg Config, parts Parts) (*Agent, error) {
 		return nil, err
 	}
 	return &Agent{
-		cfg: cfg, parts: parts, log: parts.Log, uploads: map[*disk]*upload{},
+		cfg: cfg, parts: parts, log: parts.Log, uploads: map[*disk]*upload{}, counts: newAgentCounts(),
 		hooks: newHooks(cfg.Applications, cfg.StateDir, parts.Log), memory: newMemory(cfg),
 	}, nil
 }
@@ -150,6 +153,7 @@ func (a *Agent) keepLinked(ctx context.Context, guard *Guard) error {
 	for ctx.Err() == nil {
 		acked := a.acked()
 		s, err := a.parts.Dial(ctx)
+		a.counts.dials.Add(dialOutcome(err), 1)
 		if err == nil {
 			a.log.Info("linked", "peer", s.Peer().Host, "carrier", string(s.Carrier()))
 			err = a.serve(ctx, s, guard)
@@ -193,7 +197,7 @@ func (a *Agent) serve(ctx context.Context, s *link.Session, guard *Guard) error 
 		case <-ctx.Done():
 		}
 	}()
-	f := &freezer{guard: guard, limit: a.cfg.freezeLimit(), grace: openGrace(graceFile), record: guard.record, since: &a.frozen}
+	f := &freezer{guard: guard, limit: a.cfg.freezeLimit(), grace: openGrace(graceFile), record: guard.record, since: &a.frozen, thaws: a.counts.thaws}
 	f.grace.mark = guard.record.word(recordGrace)
 	defer f.grace.close()
 	g := &group{agent: a, cfg: a.cfg, freezer: f, session: s, joined: make(chan struct{}, 1), stretch: 1}
@@ -217,6 +221,10 @@ func (a *Agent) serve(ctx context.Context, s *link.Session, guard *Guard) error 
 func (a *Agent) setLink(s *link.Session, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if old := a.session; old != nil {
+		stats := old.Stats()
+		a.moved.In, a.moved.Out = a.moved.In+stats.In, a.moved.Out+stats.Out
+	}
 	a.session = s
 	a.link = LinkStatus{Since: time.Now()}
 	if s != nil {

@@ -149,6 +149,9 @@ func (g *group) cutOnce(ctx context.Context, members []*upload, l layout, last b
 	c.frozen = g.cutter.times
 	g.freezer.grace.rest()
 	release()
+	if len(g.freezer.fds) > 0 {
+		g.agent.counts.froze(c.frozen)
+	}
 	read := c.err == nil
 	if read {
 		c.fuzzy, c.err = g.judge(members, l)
@@ -249,6 +252,7 @@ func (u *upload) settle(read bool) error {
 	r, p := u.disk.residue, u.disk.pump
 	defer r.reset()
 	if read {
+		p.read.Add(int64(r.used))
 		return u.cause(p.work.borrow(u.ctx, func(w *readWorker) error { return r.send(w, u.open) }))
 	}
 	r.drop(p)
@@ -310,6 +314,8 @@ func (u *upload) finishPoint(ctx context.Context, c cut, labels map[string]strin
 // showPoint tells the operator of a new point, or of its absence.
 func (u *upload) showPoint(seal block.Seal, c cut) {
 	if c.err != nil {
+		_, why := reasonOf(c.err)
+		u.disk.counts.absent.Add(why, 1)
 		u.disk.show(func(s *DiskStatus) { s.Error = c.err.Error() })
 		if u.disk.absence.begin(c.err) {
 			u.log.Warn("no recovery point; those that the target has are kept", "disk", u.disk.path, "err", c.err)
@@ -319,12 +325,19 @@ func (u *upload) showPoint(seal block.Seal, c cut) {
 	if since, ok := u.disk.absence.end(); ok {
 		u.log.Info("recovery points again", "disk", u.disk.path, "after", time.Since(since).Round(time.Second))
 	}
+	u.disk.counts.points.Add(pointKind{seal.Class, seal.Proven()}, 1)
 	point := &PointStatus{
 		Seq: seal.Seq, Time: seal.Time, Class: seal.Class, Proven: seal.Proven(),
 		Changed: seal.Covered, Sent: seal.Payload, Frozen: c.frozen.all(), Residue: u.disk.residue.used, Acked: time.Now(),
 	}
 	u.disk.show(func(s *DiskStatus) {
 		s.LastPoint, s.Error, s.State = point, "", StateProtected
+		if seal.Class.Consistent() {
+			s.Consistent = seal.Time
+			if seal.Proven() {
+				s.ProvenAt = seal.Time
+			}
+		}
 		s.Changed += seal.Covered
 	})
 	u.log.Debug("recovery point", "disk", u.disk.path, "point", strconv.FormatUint(uint64(seal.Seq), 10), "class", seal.Class.String(),

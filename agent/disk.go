@@ -54,6 +54,7 @@ type disk struct {
 	absence     absence      // of recovery points
 	fencedUntil time.Time    // when a fenced disk asks again; of the disk's loop
 	acked       atomic.Int64 // deltas of this agent that the target has acknowledged
+	counts      diskCounts
 
 	mu     sync.Mutex
 	closed bool
@@ -68,15 +69,19 @@ type DiskStatus struct {
 	Device     string           `json:"device"`
 	Size       block.Size       `json:"size_bytes"`
 	State      State            `json:"state"`
-	Error      string           `json:"error,omitempty"`      // why it is not protected, or why the last point failed
-	LastPoint  *PointStatus     `json:"last_point,omitempty"` // newest acknowledged by this agent
-	Lag        float64          `json:"lag_seconds"`          // age of the newest acknowledged point; 0 before the first
-	Pending    block.Size       `json:"pending_bytes"`        // what the target has not acknowledged
-	Total      block.Size       `json:"total_bytes"`          // of the first sync or backlog under way
+	Error      string           `json:"error,omitempty"`          // why it is not protected, or why the last point failed
+	LastPoint  *PointStatus     `json:"last_point,omitempty"`     // newest acknowledged by this agent
+	Consistent time.Time        `json:"last_consistent,omitzero"` // its newest that is one instant: what latest means
+	ProvenAt   time.Time        `json:"last_proven,omitzero"`     // its newest that is one instant and proven
+	Lag        float64          `json:"lag_seconds"`              // age of the newest acknowledged point; 0 before the first
+	Pending    block.Size       `json:"pending_bytes"`            // what the target has not acknowledged
+	Total      block.Size       `json:"total_bytes"`              // of the first sync or backlog under way
 	Done       block.Size       `json:"done_bytes"`
 	Left       float64          `json:"eta_seconds,omitempty"` // a guess; 0 where nothing is under way or can be said
 	Scan       *ScanStatus      `json:"scan,omitempty"`        // the comparison under way after a gap in tracking or a missed write
 	Verify     VerifyStatus     `json:"verify"`
+	Proven     bool             `json:"proven"`           // nothing is left to be compared: points from now on are proven
+	Shortfalls int              `json:"audit_shortfalls"` // audits of the tracker that failed, since the agent began
 	Generation block.Generation `json:"generation"`
 	Changed    block.Size       `json:"changed_bytes"`  // of disk, over all points of this agent
 	Sent       block.Size       `json:"sent_bytes"`     // of payload, over all deltas of this agent
@@ -110,6 +115,7 @@ func openDisk(path string, cfg Config, mem *memory, open OpenTracker) (*disk, er
 		return nil, err
 	}
 	d := &disk{id: id, path: path, wake: make(chan struct{}, 1), verify: rolling{every: cfg.VerifyEvery}}
+	d.counts.begin()
 	if d.state, err = loadDiskState(cfg.StateDir, id); err != nil {
 		return nil, err
 	}
@@ -228,6 +234,7 @@ func (d *disk) Status() DiskStatus {
 		s.Scan = &scan
 	}
 	s.Generation, s.Verify = state.Generation, d.verify.status(state.Verify, s.Size)
+	s.Proven, s.Shortfalls = d.note.proven(), d.missed
 	if !d.closed {
 		s.Pending, s.Tracker = d.set.BlockSize().Bytes(d.set.Pending()), d.tracker.Status()
 	}

@@ -45,6 +45,7 @@ type freezer struct {
 	grace  *grace        // nil: the kernel takes its time
 	record *record       // of what is frozen; may be nil
 	since  *atomic.Int64 // when the freeze under way began, in ns since 1970; 0: there is none. May be nil
+	thaws  *atomic.Int64 // counts the freezes that the guard ended; may be nil
 
 	// Open only around a freeze, so that they can be unmounted between points.
 	fds     []int // of what is frozen, in this order; the same indexes as paths and threads
@@ -201,7 +202,10 @@ func (f *freezer) thaw() error {
 // release disarms the guard and closes the mount points.
 func (f *freezer) release() {
 	if len(f.fds) > 0 {
-		_ = f.guard.disarm() // thaw has told whether the freeze held
+		err := f.guard.disarm() // thaw has told whether the freeze held
+		if errors.Is(err, errThawed) && f.thaws != nil {
+			f.thaws.Add(1)
+		}
 	}
 	for _, t := range f.threads {
 		close(t.todo)

@@ -36,7 +36,12 @@ type hooks struct {
 
 	mu     sync.Mutex
 	status []ApplicationStatus
+
+	counts map[hookKey]*hookCounts // the map does not change
 }
+
+// errHook: a hook failed, and no point is taken without it.
+var errHook = errors.New("hook failed")
 
 // ApplicationStatus is what the operator sees of an application.
 type ApplicationStatus struct {
@@ -56,9 +61,12 @@ type hookRun struct {
 
 // newHooks starts nothing.
 func newHooks(apps []Application, stateDir string, log *slog.Logger) *hooks {
-	h := &hooks{apps: apps, dir: filepath.Join(stateDir, "hooks"), log: log}
+	h := &hooks{apps: apps, dir: filepath.Join(stateDir, "hooks"), log: log, counts: map[hookKey]*hookCounts{}}
 	for _, a := range apps {
 		h.status = append(h.status, ApplicationStatus{Name: a.Name})
+		for _, which := range hookNames {
+			h.counts[hookKey{a.Name, which}] = newHookCounts()
+		}
 	}
 	return h
 }
@@ -147,7 +155,7 @@ func (h *hooks) finish(cutErr error) (names string, err error) {
 		every = min(every, a.Every)
 		all = append(all, a.Name)
 		if run.errs[i] != nil && a.OnFailure == HookFailureNone {
-			err = fmt.Errorf("hook of application %s failed, and its on_failure is none: no recovery point", a.Name)
+			err = fmt.Errorf("application %s: %w, and its on_failure is none: no recovery point", a.Name, errHook)
 		}
 	}
 	if failed := errors.Join(run.errs...); failed != nil || cutErr != nil {
@@ -195,6 +203,7 @@ func (h *hooks) runPost(ctx context.Context, a Application, at time.Time) error 
 func (h *hooks) call(ctx context.Context, a Application, which, path string, at time.Time) error {
 	began := time.Now()
 	said, err := a.runHook(ctx, which, path, at)
+	h.counts[hookKey{a.Name, which}].count(time.Since(began), err)
 	log := h.log.With("application", a.Name, "hook", which)
 	for _, line := range said.lines {
 		log.Info("hook says", "line", line)

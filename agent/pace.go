@@ -132,18 +132,31 @@ type absence struct {
 	told   bool      // it was said since then
 }
 
+// reasons are those for a point that does not come which have a word of their own.
+var reasons = []struct {
+	err  error
+	word string
+}{{errOutpaced, "outpaced"}, {errLate, "late"}, {errThawed, "thawed"}, {errBusy, "busy"}, {errHook, "hook"}}
+
+// otherReason is the word of all others.
+const otherReason = "other"
+
+// reasonOf is why a point did not come: the sentinel in err, or err itself, and a word for it.
+func reasonOf(err error) (reason error, word string) {
+	for _, r := range reasons {
+		if errors.Is(err, r.err) {
+			return r.err, r.word
+		}
+	}
+	return err, otherReason
+}
+
 // sayAgain is after how long the same reason is logged once more.
 const sayAgain = 10 * time.Minute
 
 // begin tells whether to log that a point did not come for this reason.
 func (a *absence) begin(err error) bool {
-	reason := err
-	for _, sentinel := range []error{errOutpaced, errLate, errThawed, errBusy} {
-		if errors.Is(err, sentinel) {
-			reason = sentinel
-			break
-		}
-	}
+	reason, _ := reasonOf(err)
 	if a.since.IsZero() {
 		a.since = time.Now()
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/understudy-dr/understudy/agent/capture"
 	"github.com/understudy-dr/understudy/internal/block"
@@ -39,6 +40,7 @@ type pump struct {
 	size block.Size
 	work *lender[readWorker] // shared with other disks
 	rate readRate
+	read atomic.Int64 // bytes of disk that were read to be sent
 }
 
 // readWorker is what a reader works with.
@@ -140,6 +142,7 @@ func (p *pump) send(w *readWorker, d *delta, some []block.Range) error {
 		}
 		p.rate.add(w.reads, took)
 		for _, r := range w.reads {
+			p.read.Add(int64(len(r.Buf)))
 			if err := split(r.Off, r.Buf, visit); err != nil {
 				return err
 			}

@@ -163,6 +163,7 @@ func (s *scanner) read(ctx context.Context, r block.Range, chunk block.Size, vis
 		if err := readFull(s.disk.dev, b, r.Off); err != nil {
 			return err
 		}
+		s.disk.counts.compared.Add(int64(len(b)))
 		for len(b) > 0 {
 			n := min(len(b), int(chunk))
 			visit(codec.ChunkDigest(b[:n]))

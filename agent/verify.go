@@ -95,6 +95,7 @@ func (i *inspection) inspect(ctx context.Context, fine *scanner, r block.Range) 
 	defer i.mu.Unlock()
 	for _, b := range bad {
 		i.report.Different += b.Len
+		d.counts.repaired.Add(int64(b.Len))
 		if len(i.report.Ranges) < maxReported {
 			i.report.Ranges = append(i.report.Ranges, b)
 		}

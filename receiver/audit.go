@@ -34,6 +34,10 @@ func (r *Receiver) audit(ctx context.Context, rep *replica, progress func(done, 
 	if err != nil {
 		return nil, err
 	}
+	rep.counts.audits.Add(1)
+	if !a.Clean() {
+		rep.counts.damage.Add(1)
+	}
 	if err := a.Err(); err != nil {
 		rep.mu.Lock()
 		rep.damaged = err

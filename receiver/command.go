@@ -26,6 +26,7 @@ func (r *Receiver) command(ctx context.Context, may reach, stream *link.Stream, 
 	if err != nil {
 		return storageError(err)
 	}
+	r.counts.commands.Add(c.Kind.String(), 1) // one that obey knows
 	return reply(stream, doc)
 }
 

@@ -29,6 +29,7 @@ func (r *Receiver) check(ctx context.Context, rep *replica) {
 	if err == nil || ctx.Err() != nil {
 		return
 	}
+	rep.counts.damage.Add(1)
 	rep.mu.Lock()
 	rep.damaged = err
 	rep.mu.Unlock()
@@ -43,6 +44,7 @@ func (r *Receiver) fold(ctx context.Context, rep *replica) {
 		err := rep.journal.Retain(ctx, journal.Policy{
 			Tiers: r.cfg.Keep, Latest: r.cfg.Horizon == HorizonLatest, MaxPoints: r.cfg.MaxPoints, MaxBytes: r.cfg.MaxBytes, Now: time.Now(),
 		})
+		rep.counts.retained(err)
 		switch {
 		case ctx.Err() != nil:
 			return

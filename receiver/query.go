@@ -94,17 +94,17 @@ func reply(stream *link.Stream, doc any) error {
 }
 
 func (r *replica) report() DiskReport {
-	meta, usage, points := r.journal.Meta(), r.journal.Usage(), r.journal.Points()
+	meta, usage, points := r.journal.Meta(), r.journal.Usage(), r.journal.Summary()
 	d := DiskReport{
 		ID: meta.Disk, Host: meta.Host, Name: meta.Name, Size: meta.Size, Tip: r.journal.Tip().Seq,
-		Generation: meta.Generation, Points: len(points), Journal: usage.Bytes, Folded: usage.Folded, Allocated: r.vol.Allocated(),
+		Generation: meta.Generation, Points: points.Points, Journal: usage.Bytes, Folded: usage.Folded, Allocated: r.vol.Allocated(),
 	}
 	d.Source = r.source()
 	if err := r.damage(); err != nil {
 		d.Damage = err.Error()
 	}
-	if len(points) > 0 {
-		oldest, newest := pointReport(points[0]), pointReport(points[len(points)-1])
+	if points.Points > 0 {
+		oldest, newest := pointReport(*points.Oldest), pointReport(*points.Newest)
 		d.Oldest, d.Newest = &oldest, &newest
 		d.Lag = max(0, time.Since(newest.Time).Seconds()) // the source's clock may be ahead of this one
 	}

@@ -25,6 +25,7 @@ type Receiver struct {
 	log   *slog.Logger
 	store *store
 
+	counts   counts
 	refusals link.LogLimit
 	signer   *Signer // nil: this receiver has no CA
 
@@ -48,10 +49,12 @@ func New(cfg Config, codec block.Codec, signer *Signer, log *slog.Logger) (*Rece
 	if err != nil {
 		return nil, err
 	}
-	return &Receiver{
+	r := &Receiver{
 		cfg: cfg, codec: codec, log: log, store: s, folding: map[*replica]bool{}, signer: signer,
 		refusals: link.LogLimit{Log: log}, hashing: newTurns(runtime.NumCPU()), patience: firstMessage,
-	}, nil
+	}
+	r.counts.begin()
+	return r, nil
 }
 
 // Close lets go of the directory. Run must have returned.
@@ -82,6 +85,7 @@ func (r *Receiver) Run(ctx context.Context, l Listener) error {
 // serve answers the streams of one session.
 func (r *Receiver) serve(ctx context.Context, s *link.Session) {
 	log := r.log.With("peer", s.Peer().Host, "role", s.Peer().Role.String())
+	defer r.counts.enter(s.Peer().Role)()
 	log.Info("session opened", "carrier", string(s.Carrier()), "addr", s.Peer().Addr, "serial", s.Peer().Serial)
 	stop := context.AfterFunc(ctx, func() { s.Close(wire.Errorf(wire.CodeShutdown, "the receiver is stopping")) })
 	defer stop()
@@ -112,6 +116,7 @@ func (r *Receiver) refuse(peer link.Peer, what string, stream *link.Stream, err 
 		}
 		e = wire.Errorf(wire.CodeInternal, "%v", err)
 	}
+	r.counts.refusals.Add(refusal{peer.Role, e.Code}, 1)
 	r.refusals.Warn(peer.Host, "refused", "peer", peer.Host, "role", peer.Role.String(), "addr", peer.Addr, "serial", peer.Serial,
 		"what", what, "code", e.Code.String(), "err", e.Text)
 	stream.SetDeadline(time.Now().Add(5 * time.Second))

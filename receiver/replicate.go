@@ -146,6 +146,7 @@ func (in *intake) abort() {
 	if in.writer != nil {
 		in.writer.Abort()
 		in.writer = nil
+		in.replica.counts.dropped.Add(1)
 	}
 }
 
@@ -193,6 +194,7 @@ func (in *intake) frame(h block.FrameHeader, raw []byte) error {
 	if h.Kind == block.FrameData {
 		plain, err := in.codec.Open(in.decoded, h, raw[block.FrameHeaderSize:])
 		if err != nil {
+			in.replica.counts.damagedFrames.Add(1)
 			return wire.Errorf(wire.CodeProtocol, "%v", err)
 		}
 		if h.Coding != block.CodingNone {
@@ -207,8 +209,10 @@ func (in *intake) seal(s block.Seal) error {
 	w := in.writer
 	in.writer = nil
 	if err := in.replica.commit(w, in.header, s); err != nil {
+		in.replica.counts.dropped.Add(1)
 		return err
 	}
+	in.replica.counts.sealed(s)
 	if err := in.stream.Send(&wire.Ack{Seq: s.Seq, Digest: s.Digest}); err != nil {
 		return err
 	}

@@ -52,7 +52,11 @@ func (r *Receiver) restore(ctx context.Context, may reach, stream *link.Stream, 
 	if err := stream.Send(end); err != nil {
 		return err
 	}
-	return stream.Flush()
+	if err := stream.Flush(); err != nil {
+		return err
+	}
+	rep.counts.restores.Add(1)
+	return nil
 }
 
 // restoration is one restore under way.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/understudy-dr/understudy/internal/link"
 	"github.com/understudy-dr/understudy/internal/link/pki"
+	"github.com/understudy-dr/understudy/internal/metrics"
 	"github.com/understudy-dr/understudy/internal/wire"
 )
 
@@ -22,6 +23,7 @@ type Signer struct {
 	ttl       time.Duration
 	current   func() *link.Credentials
 	log       *slog.Logger
+	done      metrics.Tally[string] // what was done about certificates
 
 	mu      sync.Mutex
 	greeter tls.Certificate
@@ -33,8 +35,19 @@ func NewSigner(authority *pki.Authority, ttl time.Duration, current func() *link
 	if ttl == 0 {
 		ttl = DefaultCertificateTTL
 	}
-	return &Signer{authority: authority, ttl: ttl, current: current, log: log}
+	s := &Signer{authority: authority, ttl: ttl, current: current, log: log}
+	s.done.Begin(signerEnrolled, signerRenewed, signerInvited, signerRevoked, signerFailed)
+	return s
 }
+
+// What a signer counts.
+const (
+	signerEnrolled = "enrolled"
+	signerRenewed  = "renewed"
+	signerInvited  = "invited" // tokens made
+	signerRevoked  = "revoked"
+	signerFailed   = "failed" // for a reason of its own; what the peer did wrong is a refusal
+)
 
 // DefaultCertificateTTL is how long the certificate of a host that enrolled is good: it is renewed after 60 days, and may be
 // away for 30.
@@ -61,6 +74,7 @@ func (s *Signer) Enroll(m *wire.Enroll, addr string) (*wire.Granted, error) {
 	if err != nil {
 		return nil, s.hide("enroll", err)
 	}
+	s.done.Add(signerEnrolled, 1)
 	s.log.Info("host enrolled", "host", m.Host, "addr", addr, "token", token, "serial", pki.Serial(cert), "until", cert.NotAfter.UTC().Format(time.RFC3339))
 	granted := &wire.Granted{Certificate: cert.Raw, CAs: [][]byte{s.authority.Certificate().Raw}}
 	for _, ca := range s.current().CAs() {
@@ -76,6 +90,7 @@ func (s *Signer) hide(what string, err error) error {
 	if errors.As(err, new(*wire.Error)) {
 		return err
 	}
+	s.done.Add(signerFailed, 1)
 	s.log.Error("can't "+what, "err", err)
 	return wire.Errorf(wire.CodeInternal, "this receiver can't do it now: its log says why")
 }
@@ -90,6 +105,7 @@ func (s *Signer) RenewOwn(dir string) (renewed bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("renew this receiver's own certificate, which expires at %s: %w", now.Certificate().NotAfter.UTC().Format(time.RFC3339), err)
 	}
+	s.done.Add(signerRenewed, 1)
 	s.log.Info("certificate renewed", "name", now.Name, "by", "itself", "serial", pki.Serial(cert), "until", cert.NotAfter.UTC().Format(time.RFC3339))
 	return true, nil
 }
@@ -112,6 +128,7 @@ func (r *Receiver) renew(peer link.Peer, stream *link.Stream, m *wire.Renew) err
 	if cert, err = s.authority.Renew(peer.Certificate, m.Request, s.ttl, peer.Addr); err != nil {
 		return s.hide("renew", err)
 	}
+	s.done.Add(signerRenewed, 1)
 	s.log.Info("certificate renewed", "host", peer.Host, "addr", peer.Addr, "before", peer.Serial, "serial", pki.Serial(cert), "until", cert.NotAfter.UTC().Format(time.RFC3339))
 	stream.SetDeadline(time.Now().Add(replyTime))
 	if err := stream.Send(&wire.Granted{Certificate: cert.Raw}); err != nil {
@@ -136,6 +153,7 @@ func (r *Receiver) invite(peer link.Peer, stream *link.Stream, m *wire.Invite) e
 	if err != nil {
 		return s.hide("make a token", err)
 	}
+	s.done.Add(signerInvited, 1)
 	s.log.Info("token made", "for", m.Host, "by", peer.Host, "addr", peer.Addr, "token", token.Name(), "until", expires.Format(time.RFC3339))
 	return reply(stream, TokenReport{Token: token.Text(), Host: m.Host, Expires: expires})
 }
@@ -149,6 +167,7 @@ func (r *Receiver) revoke(peer link.Peer, stream *link.Stream, m *wire.Revoke) e
 	if err != nil {
 		return s.hide("revoke", err)
 	}
+	s.done.Add(signerRevoked, 1)
 	s.log.Warn("certificates revoked", "of", m.Name, "by", peer.Host, "addr", peer.Addr, "serials", done.Serials)
 	return reply(stream, done)
 }

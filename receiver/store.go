@@ -50,6 +50,8 @@ type replica struct {
 	metaMu   sync.Mutex
 	identity identity // of the machine that the disk belongs to; under metaMu
 
+	counts replicaCounts
+
 	mu      sync.Mutex
 	holder  *holder // of the source that has the disk open, nil for none
 	damaged error   // what a check of every byte found
@@ -169,7 +171,9 @@ func (s *store) openReplica(dir string, meta *journal.Meta) (*replica, error) {
 	if err != nil {
 		return nil, errors.Join(err, j.Close(), vol.Close())
 	}
-	return &replica{journal: j, vol: vol, dir: dir, changed: make(chan struct{}, 1), identity: id}, nil
+	r := &replica{journal: j, vol: vol, dir: dir, changed: make(chan struct{}, 1), identity: id}
+	r.counts.begin()
+	return r, nil
 }
 
 // create makes a place for a disk that was never seen before.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"sync"
@@ -19,8 +20,12 @@ import (
 	"github.com/understudy-dr/understudy/internal/codec"
 	"github.com/understudy-dr/understudy/internal/daemon"
 	"github.com/understudy-dr/understudy/internal/link"
+	"github.com/understudy-dr/understudy/internal/metrics"
 	"github.com/understudy-dr/understudy/internal/wire"
 )
+
+// defaultMetrics is where the agent shows its metrics: to this host alone.
+const defaultMetrics = "127.0.0.1:14430"
 
 // defaultSocket is where the understudy command looks for the agent.
 const defaultSocket = "/run/understudy/agent.sock"
@@ -32,6 +37,7 @@ type config struct {
 	PKI      string           `toml:"pki"`                            // folder with ca.crt, host.crt and host.key; default /etc/understudy/pki
 	Carrier  link.Carrier     `toml:"carrier"`                        // quic or tcp; default quic
 	Control  string           `toml:"control"`                        // control socket; default /run/understudy/agent.sock
+	Metrics  string           `toml:"metrics"`                        // HOST:PORT where Prometheus finds the metrics, or off; default 127.0.0.1:14430
 	Log      daemon.LogConfig `toml:"log"`
 }
 
@@ -83,6 +89,7 @@ func runFlags(f *pflag.FlagSet, c *config) {
 	f.DurationVar(&c.VerifyEvery, "verify-every", 7*24*time.Hour, "in what time a disk is compared with its copy once, a little at a time; negative: never")
 	f.Int64Var((*int64)(&c.VerifyRate), "verify-rate", 32<<20, "bytes of a disk read in a second for that, at most")
 	f.StringVar(&c.Control, "control", c.Control, "control socket, for the understudy command")
+	f.StringVar(&c.Metrics, "metrics", defaultMetrics, "HOST:PORT of the metrics for Prometheus, or off")
 	f.StringVar(&c.Log.Level, "log-level", "info", "least level that is logged: debug, info, warn or error")
 	f.StringVar(&c.Log.Format, "log-format", "text", "form of the log: text or json")
 }
@@ -148,6 +155,10 @@ func run(ctx context.Context, c config, file string) error {
 	if err != nil {
 		return daemon.Exit(daemon.CodeUsage, err)
 	}
+	exporter, err := exporterOf(c, a, keeper, log)
+	if err != nil {
+		return err
+	}
 	control, err := daemon.ListenControl(c.Control)
 	if err != nil {
 		return err
@@ -157,10 +168,19 @@ func run(ctx context.Context, c config, file string) error {
 	defer upkeep.Wait()
 	defer cancel()
 	upkeep.Go(func() { keeper.Run(ctx) })
+	upkeep.Go(func() { exporter.Run(ctx) })
 	thawLeft(c.Control, log)
 	supervised.Alive = a.Alive
 	defer supervised.Run(ctx)()
 	return serve(ctx, a, control)
+}
+
+// exporterOf shows the agent's metrics.
+func exporterOf(c config, a *agent.Agent, keeper *link.Keeper, log *slog.Logger) (*daemon.Exporter, error) {
+	var shown metrics.Registry
+	process := metrics.Process("understudy-agent", daemon.Version(), time.Now())
+	err := errors.Join(shown.Register(process), a.Register(&shown), keeper.Register(&shown), daemon.CheckExporterAddr(c.Metrics))
+	return &daemon.Exporter{Addr: c.Metrics, Metrics: &shown, Alive: a.Alive, Log: log}, err
 }
 
 // serve runs the agent and its control socket side by side; the end of either ends both.

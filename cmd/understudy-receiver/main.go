@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"sync"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/understudy-dr/understudy/internal/codec"
 	"github.com/understudy-dr/understudy/internal/daemon"
 	"github.com/understudy-dr/understudy/internal/link"
+	"github.com/understudy-dr/understudy/internal/metrics"
 	"github.com/understudy-dr/understudy/internal/wire"
 	"github.com/understudy-dr/understudy/receiver"
 	"github.com/understudy-dr/understudy/receiver/journal"
@@ -34,9 +36,10 @@ func main() {
 // config is the receiver's configuration file; every key has a flag of the same meaning, which wins.
 type config struct {
 	receiver.Config
-	Listen string           `toml:"listen"` // HOST:PORT, on TCP and on UDP; default :443
-	PKI    string           `toml:"pki"`    // folder with ca.crt, host.crt and host.key; default /etc/understudy/pki
-	Log    daemon.LogConfig `toml:"log"`
+	Listen  string           `toml:"listen"`  // HOST:PORT, on TCP and on UDP; default :443
+	PKI     string           `toml:"pki"`     // folder with ca.crt, host.crt and host.key; default /etc/understudy/pki
+	Metrics string           `toml:"metrics"` // HOST:PORT where Prometheus finds the metrics, or off; default 127.0.0.1:14431
+	Log     daemon.LogConfig `toml:"log"`
 
 	CA             string        `toml:"ca" zero:"none: it does neither"` // folder of the site's CA, for a receiver that enrolls hosts and renews certificates; default none
 	CertificateTTL time.Duration `toml:"certificate_ttl" range:"1s.."`    // how long the certificates that it signs are good; default 2160h (90 days)
@@ -58,6 +61,9 @@ func command() *cobra.Command {
 	daemon.AddManual(root)
 	return root
 }
+
+// defaultMetrics is where the receiver shows its metrics: to its own host alone.
+const defaultMetrics = "127.0.0.1:14431"
 
 func runCommand() *cobra.Command {
 	var file string
@@ -100,6 +106,7 @@ func runFlags(f *pflag.FlagSet, c *config) {
 	f.Var(&c.Horizon, "horizon", "where the volume stands: at the oldest point kept (window), or at the newest (latest)")
 	f.IntVar(&c.MaxPoints, "max-points", 10000, "how many recovery points of a disk are kept at most")
 	f.Int64Var((*int64)(&c.MaxBytes), "max-bytes", 0, "how many bytes of journal a disk has at most, the newest point apart; 0: no limit")
+	f.StringVar(&c.Metrics, "metrics", defaultMetrics, "HOST:PORT of the metrics for Prometheus, or off")
 	f.StringVar(&c.Log.Level, "log-level", "info", "least level that is logged: debug, info, warn or error")
 	f.StringVar(&c.Log.Format, "log-format", "text", "form of the log: text or json")
 }
@@ -143,12 +150,17 @@ func run(ctx context.Context, c config, file string) (err error) {
 		return err
 	}
 	defer l.Close()
+	exporter, err := exporterOf(c, r, l, who.keeper, log)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	var upkeep sync.WaitGroup
 	defer upkeep.Wait()
 	defer cancel()
 	upkeep.Go(func() { who.keeper.Run(ctx) })
 	upkeep.Go(func() { who.renewOwn(ctx) })
+	upkeep.Go(func() { exporter.Run(ctx) })
 	log.Info("listening", "addr", l.Addr(link.TCP).String(), "dir", c.Dir)
 	supervised := daemon.Supervised{
 		Log: log, Alive: r.Alive, Reload: daemon.NewReload(file, log, level, func(c *config) *daemon.LogConfig { return &c.Log }),
@@ -156,4 +168,12 @@ func run(ctx context.Context, c config, file string) (err error) {
 	defer supervised.Run(ctx)()
 	supervised.Start()
 	return r.Run(ctx, l)
+}
+
+// exporterOf shows the receiver's metrics.
+func exporterOf(c config, r *receiver.Receiver, l *link.Listener, keeper *link.Keeper, log *slog.Logger) (*daemon.Exporter, error) {
+	var shown metrics.Registry
+	process := metrics.Process("understudy-receiver", daemon.Version(), time.Now())
+	err := errors.Join(shown.Register(process), r.Register(&shown), l.Register(&shown), keeper.Register(&shown), daemon.CheckExporterAddr(c.Metrics))
+	return &daemon.Exporter{Addr: c.Metrics, Metrics: &shown, Alive: r.Alive, Log: log}, err
 }

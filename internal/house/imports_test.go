@@ -23,12 +23,12 @@ var table = []floor{
 	},
 	{
 		[]string{"agent"},
-		[]string{"agent/capture", "internal/link", "internal/wire", "internal/block", "internal/codec", "internal/durable"},
+		[]string{"agent/capture", "internal/link", "internal/wire", "internal/block", "internal/codec", "internal/durable", "internal/metrics"},
 		"the source role must run without the target role, and cmd hands it its tracker: so it builds where there is no BPF, and its binary holds no target code",
 	},
 	{
 		[]string{"receiver"},
-		[]string{"receiver/journal", "receiver/volume", "internal/link", "internal/wire", "internal/block", "internal/codec", "internal/durable"},
+		[]string{"receiver/journal", "receiver/volume", "internal/link", "internal/wire", "internal/block", "internal/codec", "internal/durable", "internal/metrics"},
 		"the target role must run without the source role; the two agree on the wire alone, never on each other's code",
 	},
 	{
@@ -38,7 +38,7 @@ var table = []floor{
 	},
 	{
 		[]string{"internal/link"},
-		[]string{"internal/wire", "internal/block", "internal/durable"},
+		[]string{"internal/wire", "internal/block", "internal/durable", "internal/metrics"},
 		"a session carries messages; who sends them, and where blocks live, is not its business",
 	},
 	{
@@ -85,6 +85,11 @@ var table = []floor{
 		[]string{"internal/daemon"},
 		nil,
 		"it serves every command alike, and knows nothing of disks",
+	},
+	{
+		[]string{"internal/metrics"},
+		nil,
+		"it shows numbers; what they are of is up to who registers them",
 	},
 	{
 		[]string{"internal/durable"},

@@ -24,6 +24,8 @@ type Keeper struct {
 	log  *slog.Logger
 	now  atomic.Pointer[Credentials]
 
+	renewed atomic.Int64 // how often this end's own certificate was replaced
+
 	mu    sync.Mutex
 	seen  string // what the files looked like when they were read
 	wrong string // what was last said of files that are no good
@@ -84,6 +86,9 @@ func (k *Keeper) Reload() {
 		return
 	}
 	k.wrong = ""
+	if !c.cert.Leaf.Equal(old.cert.Leaf) {
+		k.renewed.Add(1)
+	}
 	c.Name, c.Roles = id.name, id.roles
 	k.now.Store(c)
 	k.log.Info("credentials reloaded", "name", c.Name, "serial", pki.Serial(c.cert.Leaf), "until", stamp(c.cert.Leaf.NotAfter),

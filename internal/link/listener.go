@@ -13,6 +13,7 @@ import (
 
 	"github.com/quic-go/quic-go"
 
+	"github.com/understudy-dr/understudy/internal/metrics"
 	"github.com/understudy-dr/understudy/internal/wire"
 )
 
@@ -33,6 +34,9 @@ type Listener struct {
 
 	mu    sync.Mutex
 	conns map[conn]Peer // greeted and not ended
+	moved Stats         // by those that have ended
+
+	away metrics.Tally[[2]string] // peers that got no session, by carrier and reason
 }
 
 // Listen listens at addr (HOST:PORT; port 0 takes a free one, the same for both carriers). Close what it returns.
@@ -45,6 +49,7 @@ func Listen(addr string, carriers []Carrier, cfg Config) (*Listener, error) {
 		cfg: cfg, log: &LogLimit{Log: cfg.Log}, ready: make(chan *Session), conns: map[conn]Peer{}, peers: peers{memory: cfg.memory},
 		gates: map[Carrier]*gate{TCP: newGate(*cfg.gate), QUIC: newGate(*cfg.gate)},
 	}
+	l.beginCounts()
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	if err := l.bind(addr, carriers); err != nil {
 		l.Close()
@@ -306,8 +311,10 @@ func (l *Listener) keep(c conn, peer Peer) bool {
 	l.conns[c] = peer
 	l.wg.Go(func() {
 		<-c.done()
+		in, out := c.traffic()
 		l.mu.Lock()
 		delete(l.conns, c)
+		l.moved.In, l.moved.Out = l.moved.In+in, l.moved.Out+out
 		l.mu.Unlock()
 		l.peers.leave(peer.Host, c)
 	})
@@ -345,6 +352,7 @@ func (l *Listener) turnedAway(carrier Carrier, peer Peer, err error) {
 	if l.ctx.Err() != nil {
 		return
 	}
+	l.away.Add([2]string{string(carrier), awayReason(err)}, 1)
 	args := []any{"addr", peer.Addr, "carrier", string(carrier), "err", err}
 	if peer.Host != "" {
 		args = append(args, "host", peer.Host, "serial", peer.Serial)

@@ -136,6 +136,7 @@ func (j *Journal) foldBatch(ctx context.Context, batch []*delta, before block.Se
 	}
 	j.mu.Lock()
 	j.pos, j.doubt = pos, 0
+	j.folded += uint64(len(batch))
 	j.deltas = j.deltas[len(batch):]
 	for _, d := range batch {
 		d.dropped = true

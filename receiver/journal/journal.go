@@ -53,6 +53,8 @@ type Usage struct {
 	Bytes  block.Size // of sealed deltas that are not folded
 	Count  int        // of them
 	Folded block.Seq  // the delta up to which all are in the volume; 0 for none
+
+	FoldedDeltas, MergedDeltas uint64 // that were taken away since it was opened
 }
 
 // Journal holds the deltas of one disk. Its methods are safe for concurrent use; one process has it open at a time, which
@@ -79,6 +81,8 @@ type Journal struct {
 	views  map[*View]int // open ones
 	writer *Writer
 	buffer []byte // the writer's; kept for the next one
+	folded uint64 // deltas, since it was opened
+	merged uint64 // the same
 	damage error  // why there is nothing after the last of deltas
 	broken error  // why nothing more may be written
 	closed bool
@@ -291,22 +295,27 @@ func (j *Journal) Points() []Point {
 
 func (j *Journal) points() []Point {
 	var list []Point
+	j.eachPoint(func(p Point) { list = append(list, p) })
+	return list
+}
+
+// eachPoint visits the points that View can show, oldest first. It needs mu.
+func (j *Journal) eachPoint(visit func(Point)) {
 	if j.pos.Target == j.pos.Seq && j.pos.Seal != nil && j.pos.Seal.Class.Point() {
-		list = append(list, Point{Seal: *j.pos.Seal, First: j.pos.Seq, Pinned: j.pins[j.pos.Seq]})
+		visit(Point{Seal: *j.pos.Seal, First: j.pos.Seq, Pinned: j.pins[j.pos.Seq]})
 	}
 	for _, d := range j.deltas {
 		if d.seal.Class.Point() && d.header.Seq >= j.pos.Target && !j.going.swallows(d.header.Seq) {
-			list = append(list, Point{Seal: d.seal, First: d.span.first, File: d.name, Bytes: d.foot.size, Pinned: j.pins[d.header.Seq]})
+			visit(Point{Seal: d.seal, First: d.span.first, File: d.name, Bytes: d.foot.size, Pinned: j.pins[d.header.Seq]})
 		}
 	}
-	return list
 }
 
 // Usage is what the journal takes.
 func (j *Journal) Usage() Usage {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	u := Usage{Count: len(j.deltas), Folded: j.pos.Seq}
+	u := Usage{Count: len(j.deltas), Folded: j.pos.Seq, FoldedDeltas: j.folded, MergedDeltas: j.merged}
 	for _, d := range j.deltas {
 		u.Bytes += d.foot.size
 	}

@@ -122,6 +122,7 @@ func (j *Journal) replace(run []*delta, d *delta, from string) error {
 		}
 	}
 	j.deltas = left
+	j.merged += uint64(len(run))
 	for _, old := range run {
 		old.dropped = true
 	}
