@@ -87,6 +87,22 @@ fi
 if [ ${#servers[@]} -gt 0 ]; then install_servers "${servers[@]}"; fi
 
 if [ ${#packages[@]} -gt 0 ]; then apt_install $(printf '%s\n' "${packages[@]}" | sort -u); fi
+
+# The package of Prometheus starts a server when it is installed. The tests of the alert rules need one program of it.
+fetch_promtool() {
+	local folder
+	if [ "$(id -u)" != 0 ]; then
+		echo "deps: missing: promtool; run as root: make deps" >&2
+		exit 1
+	fi
+	echo "deps: fetching promtool"
+	if [ -z "${updated:-}" ]; then apt-get update -qq; updated=1; fi
+	folder=$(mktemp -d)
+	(cd "$folder" && apt-get download -qq -o APT::Sandbox::User=root prometheus && dpkg -x prometheus_*.deb . && install -m 755 usr/bin/promtool /usr/local/bin/)
+	rm -rf "$folder"
+}
+if ! command -v promtool >/dev/null; then fetch_promtool; fi
+
 if ! go_found; then
 	apt-get update -qq && updated=1
 	go=$(apt-cache --names-only search '^golang-1\.[0-9]+-go$' | awk '{print $1}' | sort -V | tail -1)

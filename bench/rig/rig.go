@@ -79,7 +79,7 @@ func freeAddr() (string, error) {
 // StartReceiver starts the receiver on its folder and waits until it listens.
 func (r *Rig) StartReceiver() error {
 	p, err := r.Bed.Start("receiver", nil, filepath.Join(r.Bin, "understudy-receiver"), "run",
-		"--dir", r.Bed.Path("receiver"), "--listen", r.addr, "--pki", r.Bed.Path("pki", "site"))
+		"--dir", r.Bed.Path("receiver"), "--listen", r.addr, "--pki", r.Bed.Path("pki", "site"), "--metrics", "off")
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func (r *Rig) StartAgent() error {
 	argv := append([]string{
 		filepath.Join(r.Bin, "understudy-agent"), "run", "--disk", r.Disk, "--receiver", r.addr,
 		"--interval", r.Interval.String(), "--pki", r.Bed.Path("pki", "host"), "--state-dir", r.Bed.Path("agent"),
-		"--control", r.socket(), "--carrier", r.Carrier,
+		"--control", r.socket(), "--carrier", r.Carrier, "--metrics", "off",
 	}, r.Extra...)
 	p, err := r.Bed.Start("agent", nil, argv...)
 	if err == nil {

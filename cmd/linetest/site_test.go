@@ -216,7 +216,7 @@ func freeAddr(t *testing.T) string {
 
 func (s *site) startReceiver(more ...string) *process {
 	s.t.Helper()
-	args := append([]string{"run", "--dir", s.rdir, "--listen", s.addr, "--pki", s.path("target")}, more...)
+	args := append([]string{"run", "--dir", s.rdir, "--listen", s.addr, "--pki", s.path("target"), "--metrics", "off"}, more...)
 	p := start(s.t, "understudy-receiver", args...)
 	eventually(s.t, "receiver listens", func() bool { return strings.Contains(p.logged(), "msg=listening") })
 	return p
@@ -226,7 +226,7 @@ func (s *site) startReceiver(more ...string) *process {
 func (s *site) agentArgs(disks ...string) []string {
 	args := []string{
 		"run", "--receiver", s.addr, "--interval", "300ms", "--pki", s.path(s.pki), "--host", "web1",
-		"--state-dir", s.path("state"), "--control", s.path("agent.sock"), "--carrier", s.carrier,
+		"--state-dir", s.path("state"), "--control", s.path("agent.sock"), "--carrier", s.carrier, "--metrics", "off",
 	}
 	for _, d := range disks {
 		args = append(args, "--disk", d)
