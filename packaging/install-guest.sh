@@ -100,6 +100,31 @@ starts() {
 	! log | grep -E 'level=(WARN|ERROR)' | grep -v 'tracking may have missed' || fail "the agent complains"
 }
 
+# page PORT is what a daemon shows to Prometheus.
+page() {
+	exec 3<>"/dev/tcp/127.0.0.1/$1"
+	printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3
+	cat <&3
+	exec 3>&-
+}
+
+watched() {
+	step "metrics under the units: on loopback alone, with what each may see of itself"
+	local agent receiver shown
+	agent=$(page 14430) receiver=$(page 14431)
+	grep -qE '^understudy_agent_rpo_seconds\{.*\} [0-9.]+$' <<<"$agent" || fail "no RPO: $agent"
+	grep -qE '^understudy_agent_freeze_seconds_count [1-9]' <<<"$agent" || fail "no freezes: $agent"
+	grep -qE '^understudy_receiver_points\{.*host="web1"\} [1-9]' <<<"$receiver" || fail "no points: $receiver"
+	grep -qE '^understudy_receiver_space_free_bytes [1-9]' <<<"$receiver" || fail "no space: $receiver"
+	for shown in "$agent" "$receiver"; do
+		grep -qF 'version="1.0.0"' <<<"$shown" || fail "not the version: $shown"
+		grep -qE '^process_resident_memory_bytes [1-9]' <<<"$shown" && grep -qE '^process_open_fds [1-9]' <<<"$shown" || fail "it does not see itself: $shown"
+	done
+	# local address and port in hexadecimal: 0100007F is 127.0.0.1
+	[ "$(awk '$4 == "0A" && $2 ~ /:(385E|385F)$/ { print $2 }' /proc/net/tcp /proc/net/tcp6 | sort | xargs)" = "0100007F:385E 0100007F:385F" ] || fail "it listens elsewhere"
+	[ -s /usr/share/understudy/prometheus/alerts.yml ] && [ -s /usr/share/understudy/grafana/understudy.json ] || fail "no rules, or no dashboard"
+}
+
 reloads() {
 	step "systemctl reload: the log's level"
 	mark
@@ -242,7 +267,7 @@ cleanup() {
 	umount $here $elsewhere
 }
 
-[ $# -gt 0 ] || set -- installs starts reloads hooks hangs killed both_killed stopped upgrades removes
+[ $# -gt 0 ] || set -- installs starts watched reloads hooks hangs killed both_killed stopped upgrades removes
 set +e
 for s in "$@"; do
 	(set -e; "$s") || exit 1

@@ -40,7 +40,7 @@ GOBIN=$work "$go" install $nfpm
 "$go" build -o "$work/bill" ./packaging/bill
 
 # What is the same for all processors.
-cp -r packaging/{units,sysusers.d,tmpfiles.d,etc,scripts,hooks,nfpm} "$stage"
+cp -r packaging/{units,sysusers.d,tmpfiles.d,etc,scripts,hooks,prometheus,grafana,nfpm} "$stage"
 mkdir -p "$stage/doc"
 cp LICENSE "$stage/doc/"
 for command in agent receiver understudy; do

@@ -66,6 +66,12 @@ type refusal struct {
 
 func (c *counts) begin() {
 	c.began.Begin(wire.Roles()...)
+	for _, code := range []wire.Code{wire.CodeFenced, wire.CodeForbidden, wire.CodeBusy, wire.CodeTip, wire.CodeNoSpace, wire.CodeCorrupt, wire.CodeProtocol, wire.CodeInternal} {
+		c.refusals.Begin(refusal{wire.RoleSource, code}) // what stops a host from being protected
+	}
+	for _, kind := range []wire.CommandKind{wire.CommandPromote, wire.CommandAccept, wire.CommandPin, wire.CommandUnpin, wire.CommandAudit} {
+		c.commands.Begin(kind.String())
+	}
 	c.open = map[wire.Role]int{}
 }
 

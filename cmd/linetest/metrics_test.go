@@ -39,7 +39,7 @@ func (w *watched) receiver() *scrape { return scrapeAt(w.t, w.receiverAt) }
 // words are the values of labels that the code bounds; nil for those that only what is configured bounds.
 var words = map[string][]string{
 	"disk": nil, "device": nil, "host": {"web1"}, "application": {"db"},
-	"command": {"understudy-agent", "understudy-receiver", "promote"}, "version": {"devel"}, "go": nil,
+	"command": {"understudy-agent", "understudy-receiver", "promote", "accept", "pin", "unpin", "audit"}, "version": {"devel"}, "go": nil,
 	"state": {"waiting", "fenced", "scanning", "syncing", "protected"}, "class": {"none", "crash", "application", "fuzzy"},
 	"proven": {"true", "false"}, "reason": {
 		"outpaced", "late", "thawed", "busy", "hook", "other",
@@ -48,7 +48,7 @@ var words = map[string][]string{
 	"outcome": {"linked", "refused", "failed"}, "carrier": {"quic", "tcp"}, "purpose": {"send", "compare"},
 	"part": {"freezing", "reading", "thawing"}, "hook": {"pre-freeze", "post-thaw"}, "kind": {"ebpf"},
 	"counter": {"copy0_sectors", "copy1_sectors", "copy2_sectors", "found_sectors"},
-	"role":    {"source", "target", "viewer", "operator", "admin"}, "code": {"fenced", "busy", "internal"},
+	"role":    {"source", "target", "viewer", "operator", "admin"}, "code": {"fenced", "forbidden", "busy", "tip", "no-space", "corrupt", "protocol", "internal"},
 	"event": {"enrolled", "renewed", "invited", "revoked", "failed"},
 }
 
@@ -126,7 +126,7 @@ func TestMetrics(t *testing.T) {
 	complete(t, first, ofAgent,
 		"understudy_agent_application_last_point_timestamp_seconds", // its second hook fails
 		"understudy_agent_verify_last_full_timestamp_seconds", "understudy_agent_verify_last_mismatch_timestamp_seconds")
-	complete(t, there, ofReceiver, "understudy_receiver_commands_total", "understudy_receiver_certificates_total", "understudy_receiver_refusals_total")
+	complete(t, there, ofReceiver, "understudy_receiver_certificates_total")
 	for _, s := range []*scrape{first, there} {
 		s.lint()
 		s.onlyLabels(words)
