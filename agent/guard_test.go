@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -179,7 +180,7 @@ func TestTheGuardThawsWhenItsSocketCloses(t *testing.T) {
 
 func TestTheGuardThawsWhenTheFreezeOverruns(t *testing.T) {
 	m, g := frozenMount(t)
-	f := freezer{guard: g, limit: 200 * time.Millisecond}
+	f := freezer{guard: g, limit: 200 * time.Millisecond, thaws: new(atomic.Int64)}
 	if err := errors.Join(f.prepare([]Mount{m}), f.freeze()); err != nil {
 		t.Fatal(err)
 	}
@@ -190,6 +191,9 @@ func TestTheGuardThawsWhenTheFreezeOverruns(t *testing.T) {
 		t.Errorf("a freeze that did not hold was reported as %v", err)
 	}
 	f.release()
+	if n := f.thaws.Load(); n != 1 {
+		t.Errorf("the guard thawed once, and %d times are counted", n)
+	}
 }
 
 // TestTheGuardThawsWhatIsFrozenLate: an agent that was held up in the middle of freezing freezes one more when all was thawed.
@@ -219,11 +223,14 @@ func TestTheGuardThawsWhatIsFrozenLate(t *testing.T) {
 // TestADisarmedGuardLeavesAFreezeAlone: what others froze is theirs.
 func TestADisarmedGuardLeavesAFreezeAlone(t *testing.T) {
 	m, g := frozenMount(t)
-	f := freezer{guard: g, limit: 100 * time.Millisecond}
+	f := freezer{guard: g, limit: 100 * time.Millisecond, thaws: new(atomic.Int64)}
 	if err := errors.Join(f.prepare([]Mount{m}), f.freeze(), f.thaw()); err != nil {
 		t.Fatal(err)
 	}
 	f.release()
+	if f.thaws.Load() != 0 {
+		t.Error("a freeze that held is counted as ended by the guard")
+	}
 	dir, err := os.Open(m.Path)
 	if err != nil {
 		t.Fatal(err)

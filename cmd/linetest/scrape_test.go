@@ -152,11 +152,11 @@ func (s *scrape) lint() {
 	}
 }
 
-// series is how many there are.
-func (s *scrape) series() int {
+// series is how many there are that have a part of text.
+func (s *scrape) series(part string) int {
 	n := 0
 	for line := range strings.Lines(s.page) {
-		if !strings.HasPrefix(line, "#") {
+		if !strings.HasPrefix(line, "#") && strings.Contains(line, part) {
 			n++
 		}
 	}

@@ -162,8 +162,13 @@ func TestExporterBounds(t *testing.T) {
 		go func() { code, _ := ask(t, "GET", "http://"+addr+"/metrics"); codes <- code }()
 	}
 	for range 3 {
-		if code := <-codes; code != 503 {
-			t.Errorf("a page too many: %d", code)
+		select {
+		case code := <-codes:
+			if code != 503 {
+				t.Errorf("a page too many: %d", code)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("a page too many is made")
 		}
 	}
 	if made.Load() != 2 {
