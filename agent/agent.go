@@ -226,6 +226,11 @@ func (a *Agent) setLink(s *link.Session, err error) {
 		a.moved.In, a.moved.Out = a.moved.In+stats.In, a.moved.Out+stats.Out
 	}
 	a.session = s
+	if s == nil {
+		for _, d := range a.disks {
+			d.unlinked()
+		}
+	}
 	a.link = LinkStatus{Since: time.Now()}
 	if s != nil {
 		a.link = LinkStatus{Connected: true, Carrier: string(s.Carrier()), Peer: s.Peer().Host, Since: time.Now()}

@@ -314,7 +314,7 @@ func (u *upload) finishPoint(ctx context.Context, c cut, labels map[string]strin
 // showPoint tells the operator of a new point, or of its absence.
 func (u *upload) showPoint(seal block.Seal, c cut) {
 	if c.err != nil {
-		_, why := reasonOf(c.err)
+		why, _ := reasonOf(c.err)
 		u.disk.counts.absent.Add(why, 1)
 		u.disk.show(func(s *DiskStatus) { s.Error = c.err.Error() })
 		if u.disk.absence.begin(c.err) {

@@ -21,7 +21,7 @@ func TestReasonsOfAbsence(t *testing.T) {
 		fmt.Errorf("db: %w, and so on", errHook):     "hook",
 		other:                                        "other",
 	} {
-		reason, word := reasonOf(err)
+		word, reason := reasonOf(err)
 		if word != want || !errors.Is(err, reason) {
 			t.Errorf("%v is counted as %s, for %v", err, word, reason)
 		}

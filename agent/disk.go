@@ -244,6 +244,15 @@ func (d *disk) Status() DiskStatus {
 	return s
 }
 
+// unlinked shows that there is no link: the disk's loop has ended with it, and may not have said so. A fence stays one.
+func (d *disk) unlinked() {
+	d.show(func(s *DiskStatus) {
+		if s.State != StateWaiting && s.State != StateFenced {
+			s.State, s.Error = StateWaiting, "no link to the receiver"
+		}
+	})
+}
+
 // errChanged makes the disk's loop look at the device anew.
 var errChanged = errors.New("the device is not what it was")
 

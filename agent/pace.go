@@ -141,14 +141,14 @@ var reasons = []struct {
 // otherReason is the word of all others.
 const otherReason = "other"
 
-// reasonOf is why a point did not come: the sentinel in err, or err itself, and a word for it.
-func reasonOf(err error) (reason error, word string) {
+// reasonOf is why a point did not come: a word for it, and the sentinel in err, or err itself.
+func reasonOf(err error) (word string, reason error) {
 	for _, r := range reasons {
 		if errors.Is(err, r.err) {
-			return r.err, r.word
+			return r.word, r.err
 		}
 	}
-	return err, otherReason
+	return otherReason, err
 }
 
 // sayAgain is after how long the same reason is logged once more.
@@ -156,7 +156,7 @@ const sayAgain = 10 * time.Minute
 
 // begin tells whether to log that a point did not come for this reason.
 func (a *absence) begin(err error) bool {
-	reason, _ := reasonOf(err)
+	_, reason := reasonOf(err)
 	if a.since.IsZero() {
 		a.since = time.Now()
 	}

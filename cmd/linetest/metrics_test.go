@@ -133,7 +133,21 @@ func TestMetrics(t *testing.T) {
 	}
 	w.protectedNumbers(first, there, dev)
 
-	must(t, "dd", "if=/dev/urandom", "of="+mount+"/file", "bs=1M", "count=8", "conv=fsync", "status=none")
+	w.numbersOfAWrite(first, there, dev, mount+"/file")
+	for _, addr := range []string{w.agentAt, w.receiverAt} {
+		if err := healthy(addr); err != nil {
+			t.Errorf("healthz: %v", err)
+		}
+	}
+	a.stop()
+	logsJSON(t, a)
+}
+
+// numbersOfAWrite are those that 8 MiB make grow, and those that they must not.
+func (w *watched) numbersOfAWrite(first, there *scrape, dev, file string) {
+	t := w.t
+	t.Helper()
+	must(t, "dd", "if=/dev/urandom", "of="+file, "bs=1M", "count=8", "conv=fsync", "status=none")
 	eventually(t, "what was written has arrived", func() bool {
 		return w.agent().get("understudy_agent_sent_bytes_total") >= first.get("understudy_agent_sent_bytes_total")+8*mib
 	})
@@ -158,13 +172,6 @@ func TestMetrics(t *testing.T) {
 	if a, r := second.series(`{disk="`), after.series(`{disk="`); a > 54 || r > 30 {
 		t.Errorf("a disk has %d series at its agent, %d at its receiver", a, r)
 	}
-	for _, addr := range []string{w.agentAt, w.receiverAt} {
-		if err := healthy(addr); err != nil {
-			t.Errorf("healthz: %v", err)
-		}
-	}
-	a.stop()
-	logsJSON(t, a)
 }
 
 // protectedNumbers are those of a disk that takes points, seen from both ends.
@@ -241,7 +248,7 @@ func TestMetricsOfTrouble(t *testing.T) {
 		t.Error("the receiver does not tell fuzzy points from consistent ones")
 	}
 	a.stop()
-	a = w.startAgent(nil, dev)
+	w.startAgent(nil, dev)
 	eventually(t, "all is well again", func() bool {
 		s := w.agent()
 		return len(s.all("understudy_agent_unproven")) == 1 && s.sum("understudy_agent_unproven") == 0 && s.sum("understudy_agent_resync_active") == 0 && len(s.all("understudy_agent_rpo_seconds")) == 1
@@ -253,7 +260,7 @@ func TestMetricsOfTrouble(t *testing.T) {
 		return s.sum("understudy_agent_link_up") == 0 && s.sum("understudy_agent_rpo_seconds") > 3 &&
 			s.sum("understudy_agent_dials_total", "outcome=failed") > 0 && s.sum("understudy_agent_disk_state", "state=waiting") == 1
 	})
-	r = w.startReceiver()
+	w.startReceiver()
 	eventually(t, "it is back", func() bool {
 		s := w.agent()
 		return s.sum("understudy_agent_link_up") == 1 && s.sum("understudy_agent_rpo_seconds") < 3 && s.sum("understudy_agent_dials_total", "outcome=linked") >= 2

@@ -49,8 +49,13 @@ func TestSummary(t *testing.T) {
 		class block.Class
 		flags block.SealFlags
 	}{
-		{block.ClassNone, 0}, {block.ClassCrash, 0}, {block.ClassApplication, 0}, {block.ClassCrash, 0},
-		{block.ClassCrash, block.FlagUnproven}, {block.ClassFuzzy, block.FlagUnproven}, {block.ClassNone, 0},
+		{block.ClassNone, 0},
+		{block.ClassCrash, 0},
+		{block.ClassApplication, 0},
+		{block.ClassCrash, 0},
+		{block.ClassCrash, block.FlagUnproven},
+		{block.ClassFuzzy, block.FlagUnproven},
+		{block.ClassNone, 0},
 	} {
 		d, state := w.next(p.class)
 		d.Seal.Flags = p.flags
