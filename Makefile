@@ -88,8 +88,9 @@ _install-test:
 	@bash packaging/install.sh
 
 # One after the other: both write the same file.
-docs-tables: ## write the tables of configuration keys in docs/CONFIG.md from the code
+docs-tables: ## write the tables of configuration keys (docs/CONFIG.md) and of metrics (docs/METRICS.md) from the code
 	@$(GO) test -count=1 -p 1 ./cmd/understudy-agent ./cmd/understudy-receiver -run TestTheTableOfKeys -update
+	@$(GO) test -count=1 ./packaging/observe -run TestMetricsAreDocumented -update
 
 clean: ## remove what was built
 	rm -rf bin bench/out packaging/out

@@ -119,7 +119,7 @@ func (c config) check() error {
 	if c.CertificateTTL < leastTTL && c.CertificateTTL != 0 {
 		return fmt.Errorf("certificate_ttl %v is too short: %v at least", c.CertificateTTL, leastTTL)
 	}
-	return c.Config.Check()
+	return errors.Join(daemon.CheckExporterAddr(c.Metrics), c.Config.Check())
 }
 
 // run assembles the receiver and runs it until ctx ends.
@@ -174,6 +174,6 @@ func run(ctx context.Context, c config, file string) (err error) {
 func exporterOf(c config, r *receiver.Receiver, l *link.Listener, keeper *link.Keeper, log *slog.Logger) (*daemon.Exporter, error) {
 	var shown metrics.Registry
 	process := metrics.Process("understudy-receiver", daemon.Version(), time.Now())
-	err := errors.Join(shown.Register(process), r.Register(&shown), l.Register(&shown), keeper.Register(&shown), daemon.CheckExporterAddr(c.Metrics))
+	err := errors.Join(shown.Register(process), r.Register(&shown), l.Register(&shown), keeper.Register(&shown))
 	return &daemon.Exporter{Addr: c.Metrics, Metrics: &shown, Alive: r.Alive, Log: log}, err
 }

@@ -1,6 +1,7 @@
 package observe
 
 import (
+	"flag"
 	"os"
 	"strings"
 	"testing"
@@ -8,8 +9,9 @@ import (
 	"github.com/understudy-dr/understudy/internal/metrics"
 )
 
-// TestMetricsAreDocumented: the tables of docs/METRICS.md are those of the code, no metric more and none less. UPDATE_DOCS=1 writes
-// them anew.
+var update = flag.Bool("update", false, "write the tables into docs/METRICS.md")
+
+// TestMetricsAreDocumented: the tables of docs/METRICS.md are those of the code, no metric more and none less.
 func TestMetricsAreDocumented(t *testing.T) {
 	const path = "../../docs/METRICS.md"
 	raw, err := os.ReadFile(path)
@@ -24,12 +26,12 @@ func TestMetricsAreDocumented(t *testing.T) {
 		if !ok || !closed {
 			t.Fatalf("%s has no table of %s", path, name)
 		}
-		if got != want && os.Getenv("UPDATE_DOCS") == "" {
-			t.Errorf("%s: the table of %s is not that of the code; UPDATE_DOCS=1 go test ./packaging/observe writes it anew", path, name)
+		if got != want && !*update {
+			t.Errorf("%s: the table of %s is not that of the code; make docs-tables writes it anew", path, name)
 		}
 		text = before + begin + want + end + after
 	}
-	if os.Getenv("UPDATE_DOCS") != "" {
+	if *update {
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
