@@ -70,6 +70,12 @@ const (
 	partTime = 20 * time.Second
 )
 
+// Check tells what an agent would refuse of c.
+func (c Config) Check() error {
+	_, err := c.withDefaults()
+	return err
+}
+
 // withDefaults validates c and fills a copy.
 func (c Config) withDefaults() (Config, error) {
 	if len(c.Disks) == 0 {

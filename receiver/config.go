@@ -19,6 +19,12 @@ type Config struct {
 	Horizon   Horizon    `toml:"horizon"`    // where the volume stands: window (default) or latest
 }
 
+// Check tells what a receiver would refuse of c.
+func (c Config) Check() error {
+	_, err := c.withDefaults()
+	return err
+}
+
 func (c Config) withDefaults() (Config, error) {
 	if c.Dir == "" {
 		c.Dir = "/var/lib/understudy/receiver"
