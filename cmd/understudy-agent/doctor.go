@@ -318,4 +318,3 @@ func (p *patient) checkFrozen(ctx context.Context) doctor.Finding {
 		}
 	}
 }
-

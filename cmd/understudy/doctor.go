@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/BurntSushi/toml"
 	"github.com/spf13/cobra"
 
 	"github.com/understudy-dr/understudy/internal/daemon"
@@ -99,14 +100,29 @@ func configured(file string) (map[string]string, error) {
 		return found, nil
 	}
 	name := "understudy-receiver"
-	var keys map[string]any
-	if err := daemon.LoadConfig(file, &keys); err != nil {
+	keys, err := readKeys(file)
+	if err != nil {
 		return nil, err
 	}
 	if keys["disks"] != nil || keys["receiver"] != nil {
 		name = "understudy-agent"
 	}
 	return map[string]string{name: file}, nil
+}
+
+// readKeys reads a configuration of whichever daemon. What is right in it is for that daemon to say.
+func readKeys(path string) (keys map[string]any, err error) {
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, daemon.Exitf(daemon.CodeNotFound, "no configuration file %s", path)
+	}
+	if err == nil {
+		err = toml.Unmarshal(raw, &keys)
+	}
+	if err != nil {
+		return nil, daemon.Exitf(daemon.CodeUsage, "read configuration %s: %w", path, err)
+	}
+	return keys, nil
 }
 
 // beside is the path of another of our commands: beside this one, or in PATH.

@@ -74,7 +74,9 @@ type Part struct {
 const patience = 30 * time.Second
 
 // Run makes the checks one after the other: later ones use what earlier ones have found.
-func Run(ctx context.Context, name string, checks []Check) Part { return run(ctx, name, checks, patience) }
+func Run(ctx context.Context, name string, checks []Check) Part {
+	return run(ctx, name, checks, patience)
+}
 
 func run(ctx context.Context, name string, checks []Check, patience time.Duration) Part {
 	p := Part{Name: name, Results: []Result{}}

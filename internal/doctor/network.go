@@ -16,10 +16,10 @@ import (
 
 // Way is the way to a receiver. Its checks go it, over both carriers, with a whole handshake.
 type Way struct {
-	Addr      string       // HOST:PORT
-	Carrier   link.Carrier // the one that is configured: if that fails it is a failure, if the other does a warning
-	Identity  *Identity    // whose checks have run
-	Role      wire.Role    // to come as
+	Addr     string       // HOST:PORT
+	Carrier  link.Carrier // the one that is configured: if that fails it is a failure, if the other does a warning
+	Identity *Identity    // whose checks have run
+	Role     wire.Role    // to come as
 
 	answer atomic.Pointer[answered]
 }
