@@ -30,11 +30,11 @@ const (
 
 // Entry is what became of an item.
 type Entry struct {
-	Name  string `json:"name"`
-	Why   string `json:"why"`
-	Size  int    `json:"bytes"`
-	In    bool   `json:"in"`
-	Left  string `json:"left_out,omitempty"` // why it is not in, or not all of it
+	Name string `json:"name"`
+	Why  string `json:"why"`
+	Size int    `json:"bytes"`
+	In   bool   `json:"in"`
+	Left string `json:"left_out,omitempty"` // why it is not in, or not all of it
 
 	content []byte
 }

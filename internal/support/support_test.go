@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
@@ -42,7 +43,15 @@ func TestASecretThatIsKnown(t *testing.T) {
 	text, number := newKey(t)
 	block, _ := pem.Decode(text)
 	lines := strings.Split(string(text), "\n")
-	r := NewRedactor(text)
+	_, foreign, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(foreign)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := NewRedactor(text, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 	for name, planted := range map[string]string{
 		"number in hexadecimal": hex.EncodeToString(number),
 		"in capitals":           strings.ToUpper(hex.EncodeToString(number)),
@@ -54,6 +63,7 @@ func TestASecretThatIsKnown(t *testing.T) {
 		"as it is":              string(number),
 		"DER":                   string(block.Bytes),
 		"a line of PEM":         lines[2],
+		"a key of another kind": hex.EncodeToString(der),
 	} {
 		got := string(r.Own([]byte("before " + planted + " after")))
 		core := planted[4 : len(planted)-6] // base64 of neighbours may stay
