@@ -42,7 +42,7 @@ func layoutOf(members []*upload) (layout, error) {
 			if m.Freezable() {
 				l.frozen[u] = true
 			} else if l.loose[u] == "" {
-				l.loose[u] = fmt.Sprintf("%s, which can't be frozen, is mounted at %s", m.FSType, m.Path)
+				l.loose[u] = looseMount(m)
 			}
 		}
 		if why := ignoreSwap(u.disk, devs, swaps); why != "" {
@@ -162,9 +162,9 @@ func ignoreSwap(d *disk, devs []string, swaps []swap) (loose string) {
 		if !slices.Contains(devs, s.dev) {
 			continue
 		}
-		r, ok := placeOn(d, s)
+		r, ok := placeOn(d.opened.number, d.pump.size, s)
 		if !ok {
-			loose = fmt.Sprintf("active swap, %s, writes to it whenever it likes: move it to a disk that is not protected, or to a partition of its own", s.path)
+			loose = looseSwap(s)
 			continue
 		}
 		// Whole blocks only: a block that is partly something else counts.
@@ -178,19 +178,27 @@ func ignoreSwap(d *disk, devs []string, swaps []swap) (loose string) {
 	return loose
 }
 
-// placeOn is where the swap area lies on the tracked disk: all of it, or a partition.
-func placeOn(d *disk, s swap) (block.Range, bool) {
+func looseSwap(s swap) string {
+	return fmt.Sprintf("active swap, %s, writes to it whenever it likes: move it to a disk that is not protected, or to a partition of its own", s.path)
+}
+
+func looseMount(m Mount) string {
+	return fmt.Sprintf("%s, which can't be frozen, is mounted at %s", m.FSType, m.Path)
+}
+
+// placeOn is where the swap area lies on the tracked disk of that number and size: all of it, or a partition.
+func placeOn(number string, size block.Size, s swap) (block.Range, bool) {
 	if s.file {
 		return block.Range{}, false
 	}
-	if s.dev == d.opened.number {
-		return block.Range{Len: d.pump.size}, true
+	if s.dev == number {
+		return block.Range{Len: size}, true
 	}
 	dir, err := filepath.EvalSymlinks(filepath.Join("/sys/dev/block", s.dev))
-	if err != nil || sysfsText(dir, "partition") == "" || sysfsText(filepath.Dir(dir), "dev") != d.opened.number {
+	if err != nil || sysfsText(dir, "partition") == "" || sysfsText(filepath.Dir(dir), "dev") != number {
 		return block.Range{}, false
 	}
 	start, err1 := strconv.ParseInt(sysfsText(dir, "start"), 10, 64)
-	size, err2 := strconv.ParseInt(sysfsText(dir, "size"), 10, 64)
-	return block.Range{Off: block.Offset(start * 512), Len: block.Size(size * 512)}, err1 == nil && err2 == nil
+	length, err2 := strconv.ParseInt(sysfsText(dir, "size"), 10, 64)
+	return block.Range{Off: block.Offset(start * 512), Len: block.Size(length * 512)}, err1 == nil && err2 == nil
 }

@@ -200,22 +200,31 @@ func ThawLeft(path string) (thawed []string, err error) {
 		return nil, err
 	}
 	defer r.close()
-	switch version := binary.NativeEndian.Uint32(r.page[len(recordMagic):]); {
-	case string(r.page[:len(recordMagic)]) != recordMagic:
-		return nil, nil // killed before it had been made; nothing was frozen then
-	case version != recordVersion:
-		return nil, fmt.Errorf("read record %s: version %d is unknown", path, version)
-	}
-	if boot := bootID(); string(boot[:]) != string(r.page[recordBoot:recordLength]) {
-		return nil, nil
+	if ours, err := r.ofThisBoot(path); !ours || err != nil {
+		return nil, err
 	}
 	return r.thawLeft()
 }
 
+// ofThisBoot tells whether the record counts: one of an earlier boot does not, nor one whose agent was killed before it had been made.
+func (r *record) ofThisBoot(path string) (bool, error) {
+	switch version := binary.NativeEndian.Uint32(r.page[len(recordMagic):]); {
+	case string(r.page[:len(recordMagic)]) != recordMagic:
+		return false, nil // nothing was frozen then
+	case version != recordVersion:
+		return false, fmt.Errorf("read record %s: version %d is unknown", path, version)
+	}
+	boot := bootID()
+	return string(boot[:]) == string(r.page[recordBoot:recordLength]), nil
+}
+
+// pid is that of the agent.
+func (r *record) pid() int { return int(binary.NativeEndian.Uint64(r.page[recordPID:])) }
+
 // thawLeft waits until nothing is left of the agent: a thread of it may hang in a write to what is frozen, or be freezing still,
 // and ends only after that. All is thawed once more then.
 func (r *record) thawLeft() (thawed []string, err error) {
-	pid := int(binary.NativeEndian.Uint64(r.page[recordPID:]))
+	pid := r.pid()
 	started := binary.NativeEndian.Uint64(r.page[recordStart:])
 	for try := 0; ; try++ {
 		start, state, err := processState(pid)
@@ -235,22 +244,11 @@ func (r *record) thawLeft() (thawed []string, err error) {
 
 // thawListed thaws, in the reverse order of the freeze.
 func (r *record) thawListed() (thawed []string, err error) {
-	length := r.word(recordLength).Load()
-	if length == 0 {
-		return nil, nil
-	}
-	if length > recordListMost {
-		return nil, fmt.Errorf("read record of what is frozen: a list of %d bytes", length)
-	}
-	text := make([]byte, length)
-	var listed []recordedMount
-	if _, err = r.file.ReadAt(text, recordList); err == nil {
-		err = json.Unmarshal(text, &listed)
-	}
+	listed, err := r.listed()
 	if err != nil {
-		return nil, fmt.Errorf("read record of what is frozen: %w", err)
+		return nil, err
 	}
-	for i, l := range slices.Backward(listed[:min(len(listed), recordMost)]) {
+	for i, l := range slices.Backward(listed) {
 		h := r.hold(i)
 		if (*atomic.Uint32)(h).Load() == holdNone {
 			continue
@@ -271,6 +269,27 @@ func (r *record) thawListed() (thawed []string, err error) {
 		}
 	}
 	return thawed, err
+}
+
+// listed is what the last freeze was about.
+func (r *record) listed() ([]recordedMount, error) {
+	length := r.word(recordLength).Load()
+	if length == 0 {
+		return nil, nil
+	}
+	if length > recordListMost {
+		return nil, fmt.Errorf("read record of what is frozen: a list of %d bytes", length)
+	}
+	text := make([]byte, length)
+	var listed []recordedMount
+	_, err := r.file.ReadAt(text, recordList)
+	if err == nil {
+		err = json.Unmarshal(text, &listed)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read record of what is frozen: %w", err)
+	}
+	return listed[:min(len(listed), recordMost)], nil
 }
 
 // restGrace has the kernel take its time again, if the agent had it hurry.

@@ -98,6 +98,9 @@ func TestWhatBothHaveLeftFrozenIsThawed(t *testing.T) {
 				t.Fatalf("of an agent that lives: %v, %v", thawed, err)
 			}
 			killBoth(t, victim, guard)
+			if left, err := LeftFrozen(record); err != nil || left.Alive || len(left.Frozen) != 1 || left.Frozen[0] != m.Path {
+				t.Errorf("the doctor would be told %+v, %v", left, err)
+			}
 			if raw, _ := os.ReadFile(graceFile); len(raw) > 0 && raw[0] != '1' {
 				t.Error("the kernel does not hurry: the test proves nothing of that")
 			}

@@ -34,7 +34,7 @@ func command() *cobra.Command {
 		RunE:          daemon.UnknownCommand,
 	}
 	root.SetFlagErrorFunc(daemon.FlagError)
-	root.AddCommand(runCommand(), enrollCommand(), probeCommand(), forgetCommand(), rejoinCommand(), identityCommand(), guardCommand(), thawCommand())
+	root.AddCommand(runCommand(), enrollCommand(), probeCommand(), forgetCommand(), rejoinCommand(), identityCommand(), guardCommand(), thawCommand(), doctorCommand())
 	daemon.AddManual(root)
 	return root
 }

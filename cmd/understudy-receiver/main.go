@@ -57,7 +57,7 @@ func command() *cobra.Command {
 		RunE:          daemon.UnknownCommand,
 	}
 	root.SetFlagErrorFunc(daemon.FlagError)
-	root.AddCommand(runCommand())
+	root.AddCommand(runCommand(), doctorCommand())
 	daemon.AddManual(root)
 	return root
 }
@@ -76,15 +76,8 @@ func runCommand() *cobra.Command {
 			if file == "" {
 				return run(cmd.Context(), c, file)
 			}
-			given := map[string]string{}
-			cmd.Flags().Visit(func(f *pflag.Flag) { given[f.Name] = f.Value.String() })
-			if err := daemon.LoadConfig(file, &c); err != nil {
+			if err := loadUnderFlags(cmd, file, &c); err != nil {
 				return err
-			}
-			for name, value := range given {
-				if err := cmd.Flags().Set(name, value); err != nil {
-					return daemon.Exit(daemon.CodeUsage, err)
-				}
 			}
 			return run(cmd.Context(), c, file)
 		},

@@ -46,7 +46,7 @@ func command() *cobra.Command {
 	root.SetFlagErrorFunc(daemon.FlagError)
 	root.PersistentFlags().BoolVar(&o.json, "json", false, "print JSON")
 	root.AddCommand(pkiCommand(&o), statusCommand(&o), pointsCommand(&o), restoreCommand(&o), verifyCommand(&o), auditCommand(&o),
-		pinCommand(&o), unpinCommand(&o), promoteCommand(&o), acceptCommand(&o), dumpCommand(&o), enrollTokenCommand(&o))
+		pinCommand(&o), unpinCommand(&o), promoteCommand(&o), acceptCommand(&o), dumpCommand(&o), enrollTokenCommand(&o), doctorCommand(&o), supportCommand(&o))
 	daemon.AddManual(root)
 	return root
 }

@@ -37,6 +37,16 @@ var table = []floor{
 		"they steer and forward; what they know of disks comes over the link",
 	},
 	{
+		[]string{"internal/doctor"},
+		[]string{"internal/link", "internal/wire"},
+		"its checks are those that agent, receiver and operator share; what only one of them can know is added by cmd",
+	},
+	{
+		[]string{"internal/support"},
+		nil,
+		"it packs and redacts what it is handed; were it to know where secrets come from, it would miss those of others",
+	},
+	{
 		[]string{"internal/link"},
 		[]string{"internal/wire", "internal/block", "internal/durable", "internal/metrics"},
 		"a session carries messages; who sends them, and where blocks live, is not its business",

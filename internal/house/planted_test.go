@@ -36,6 +36,7 @@ func TestPlanted(t *testing.T) {
 		{"imports", "site to agent", "site/x.go", imp("agent"), "steer and forward"},
 		{"imports", "ground to codec in a test", "internal/block/x_test.go", imp("internal/codec"), "it is the ground"},
 		{"imports", "daemon to block", "internal/daemon/x.go", imp("internal/block"), "knows nothing of disks"},
+		{"imports", "doctor to agent", "internal/doctor/x.go", imp("agent"), "what only one of them can know is added by cmd"},
 		{"imports", "floor below to cmd", "internal/link/x.go", imp("cmd/understudy"), "must not import cmd/understudy"},
 		{"imports", "likeness of a prefix", "agent/x.go", imp("internal/blocks"), "must not import internal/blocks"},
 		{"imports", "unknown package", "lab/x.go", imp("internal/block"), "lab is in no row"},
