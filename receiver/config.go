@@ -25,12 +25,6 @@ func (c Config) Check() error {
 	return err
 }
 
-// Check tells what a receiver would refuse of c.
-func (c Config) Check() error {
-	_, err := c.withDefaults()
-	return err
-}
-
 func (c Config) withDefaults() (Config, error) {
 	if c.Dir == "" {
 		c.Dir = "/var/lib/understudy/receiver"
