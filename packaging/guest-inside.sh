@@ -50,7 +50,7 @@ write() {
 check() {
 	[ "$(findmnt -n -o SOURCE /)" = /dev/vda3 ] || fail "/ is not on the restored disk"
 	systemctl is-system-running --wait || true
-	sha256sum --quiet -c "$here/expected" || fail "files are not what they were"
+	sha256sum --quiet --strict -c "$here/expected" || fail "files are not what they were"
 	! dmesg | grep -E 'EXT4-fs (error|warning)' || fail "the file system is damaged"
 	echo "guest:   $(wc -l <"$here/expected") files are what they were"
 }

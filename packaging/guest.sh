@@ -19,18 +19,12 @@ prepare() {
 	step "build the packages; a Debian on a disk"
 	export GO=${GO:-go}
 	VERSION=1.0.0 ARCHES=$arch bash packaging/package.sh "$work/packages" >"$work/log" 2>&1 || { cat "$work/log"; fail "the packages can't be built"; }
-	local tar
-	tar=$(debian_root bootable "$bootable")
-	mkdir "$work/root" "$work/host" "$work/carry"
-	tar -x -C "$work/root" -f "$tar"
+	mkdir "$work/host" "$work/carry"
+	bootable_root "$work/root"
 	echo web1 >"$work/root/etc/hostname"
-	echo '/dev/vda3 / ext4 defaults 0 1' >"$work/root/etc/fstab"
-	printf '[Match]\nName=e*\n[Network]\nDHCP=yes\n' >"$work/root/etc/systemd/network/all.network"
-	systemctl --quiet --root="$work/root" enable systemd-networkd
 	mkdir -p "$work/root/var/log/journal" # the log is on the disk that is frozen
 	echo 'root:guest' | chroot "$work/root" chpasswd
 	chroot "$work/root" usermod --shell /bin/sh root
-	small_initramfs "$work/root"
 	disk "$work/root" "$work/source.img" 1024
 	rm -rf --one-file-system "$work/root"
 	local deb

@@ -3,21 +3,32 @@
 
 arch=$(dpkg --print-architecture)
 
-# debian_root NAME PACKAGES prints the path of a tar with a Debian 12 that has the packages (a list with commas), and fetches it
-# unless it is in the store. Without documentation and translations.
+# debian_root NAME PACKAGES OPTION… prints the path of a tar with a Debian 12 that has the packages (a list with commas), and fetches
+# it unless it is in the store. Options are mmdebstrap's.
 debian_root() {
 	local tar=$store/$1-$arch.tar mirror
 	if [ ! -e "$tar" ]; then
 		mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' | awk '$2 == "bookworm" { print $1; exit }')
-		mmdebstrap --quiet --variant=minbase --include="$2" --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
-			--dpkgopt='path-include=/usr/share/doc/*/copyright' --dpkgopt='path-exclude=/usr/share/locale/*' \
-			bookworm "$tar.new.tar" ${mirror:+"$mirror"} >&2 && mv "$tar.new.tar" "$tar" || return
+		mmdebstrap --quiet --variant=minbase --include="$2" "${@:3}" bookworm "$tar.new.tar" ${mirror:+"$mirror"} >&2 && mv "$tar.new.tar" "$tar" || return
 	fi
 	echo "$tar"
 }
 
-# A Debian that boots on anything that has BIOS or UEFI: packages for debian_root.
-bootable=systemd,systemd-sysv,udev,dbus,linux-image-cloud-amd64,initramfs-tools,e2fsprogs,util-linux,kmod,procps,iproute2
+# bootable_root FOLDER extracts a Debian 12 that can be made a disk, without documentation and translations. Its network is DHCP's,
+# its initramfs takes only what it takes to find / on virtio, NVMe and Xen.
+bootable_root() {
+	local tar
+	tar=$(debian_root bootable systemd,systemd-sysv,udev,dbus,linux-image-cloud-amd64,initramfs-tools,e2fsprogs,util-linux,kmod,procps,iproute2 \
+		--dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright')
+	mkdir "$1"
+	tar -x -C "$1" -f "$tar"
+	printf '[Match]\nName=e*\n[Network]\nDHCP=yes\n' >"$1/etc/systemd/network/all.network"
+	systemctl --quiet --root="$1" enable systemd-networkd
+	sed -i 's/^MODULES=.*/MODULES=list/' "$1/etc/initramfs-tools/initramfs.conf"
+	printf '%s\n' virtio_pci virtio_blk virtio_scsi sd_mod xen-blkfront >>"$1/etc/initramfs-tools/modules"
+	chroot "$1" update-initramfs -u >"$work/log" 2>&1 || { cat "$work/log"; fail "no initramfs"; }
+}
 
 # disk ROOT IMAGE MIB writes a folder as a disk of that size that boots from BIOS and from UEFI: GPT, GRUB, an ext4. No loop device
 # and no mount is needed: GRUB's parts are put where grub-install would put them.
@@ -28,6 +39,7 @@ disk() {
 	printf 'label: gpt\nstart=%s, size=2048, type=21686148-6449-6E6F-744E-656564454649\nsize=8192, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B\ntype=0FC63DAF-8483-4772-8E79-3D69D8477DE4\n' $core |
 		sfdisk --quiet "$image"
 	uuid=$(sfdisk --part-uuid "$image" 3 | tr A-F a-f)
+	echo "PARTUUID=$uuid / ext4 noatime 0 1" >"$root/etc/fstab"
 	mkdir -p "$root/boot/grub"
 	printf 'set timeout=0\nlinux /vmlinuz root=PARTUUID=%s ro console=tty0 console=ttyS0 panic=30 quiet\ninitrd /initrd.img\nboot\n' "$uuid" >"$root/boot/grub/grub.cfg"
 	local start=12288
@@ -59,13 +71,6 @@ little64() {
 		printf "\\x$(printf %02x $((n & 255)))"
 		n=$((n >> 8))
 	done
-}
-
-# small_initramfs ROOT has the next update-initramfs there take only what it takes to find / on virtio, NVMe and Xen.
-small_initramfs() {
-	sed -i 's/^MODULES=.*/MODULES=list/' "$1/etc/initramfs-tools/initramfs.conf"
-	printf '%s\n' virtio_pci virtio_blk virtio_scsi sd_mod xen-blkfront >>"$1/etc/initramfs-tools/modules"
-	chroot "$1" update-initramfs -u >/dev/null
 }
 
 machine= console= seen=0
