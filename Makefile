@@ -16,7 +16,7 @@ CARRIER ?= quic
 
 KERNELS ?= 6.1 6.12
 
-.PHONY: help deps build lint fast test demo soak order bench kernels package install-test docs-tables clean
+.PHONY: help deps build lint fast test demo soak order bench kernels package install-test guest-test image image-test docs-tables clean
 
 help: ## print this
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-12s %s\n' "$$t" "$$d"; done
@@ -86,6 +86,24 @@ install-test: deps ## install the packages for real: .deb in a Debian under syst
 
 _install-test:
 	@bash packaging/install.sh
+
+guest-test: deps ## the whole in an emulated machine: protect its /, cut the power, restore, boot the copy, find the files (4 minutes)
+	@$(MAKE) --no-print-directory _guest-test
+
+_guest-test:
+	@bash packaging/guest.sh
+
+image: deps ## the receiver's image, a raw disk for clouds and hypervisors, into packaging/out (docs/PACKAGING.md)
+	@$(MAKE) --no-print-directory _image
+
+_image:
+	@bash packaging/image.sh
+
+image-test: deps ## make that image and boot it: agents are accepted in 30 s, disks that hold anything are left alone (3 minutes)
+	@$(MAKE) --no-print-directory _image-test
+
+_image-test:
+	@bash packaging/image-test.sh
 
 # One after the other: both write the same file.
 docs-tables: ## write the tables of configuration keys (docs/CONFIG.md) and of metrics (docs/METRICS.md) from the code

@@ -28,6 +28,9 @@ needs=(
 	systemd-nspawn:systemd-container # under its own systemd,
 	systemd-analyze:systemd   # their units,
 	rpm:rpm                   # and a root for the other kind
+	sfdisk:fdisk              # make guest-test, image: disks that boot
+	grub-mkimage:grub-common
+	mformat:mtools
 	modprobe:kmod             # the loop module, where the kernel does not have it built in
 )
 packages=()
@@ -35,6 +38,9 @@ for need in "${needs[@]}"; do
 	if ! PATH=$PATH:/usr/sbin:/sbin command -v "${need%%:*}" >/dev/null; then packages+=("${need#*:}"); fi
 done
 if [ ! -e /usr/include/stdlib.h ]; then packages+=(libc6-dev); fi
+if [ ! -e /usr/lib/grub/i386-pc/boot.img ]; then packages+=(grub-pc-bin); fi
+if [ ! -e /usr/lib/grub/x86_64-efi/moddep.lst ]; then packages+=(grub-efi-amd64-bin); fi
+if [ ! -e /usr/share/ovmf/OVMF.fd ]; then packages+=(ovmf); fi
 if [ ! -e /etc/ssl/certs/ca-certificates.crt ]; then packages+=(ca-certificates); fi
 
 # Go 1.21 and later fetch the toolchain that go.mod asks for through the module proxy (GOTOOLCHAIN=auto), so that is all that

@@ -30,9 +30,9 @@ cleanup() {
 trap cleanup EXIT
 step() { echo "install: $*"; }
 fail() { echo "install: $*" >&2; exit 1; }
+. packaging/vm.sh
 
 # build FOLDER VERSION builds the packages of this processor from here.
-arch=$(dpkg --print-architecture)
 build() { VERSION=$2 ARCHES=$arch bash packaging/package.sh "$work/$1" >"$work/log" 2>&1 || { cat "$work/log"; fail "the packages can't be built"; }; }
 
 packages() {
@@ -53,12 +53,8 @@ reproducible() {
 
 # root extracts a Debian 12 into $work/NAME.
 root() {
-	local tar=$store/bookworm-$arch.tar mirror
-	if [ ! -e "$tar" ]; then
-		step "fetch a Debian root"
-		mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' | awk '$2 == "bookworm" { print $1; exit }')
-		mmdebstrap --quiet --variant=minbase --include=systemd,systemd-sysv,e2fsprogs,fio,procps bookworm "$tar.new.tar" ${mirror:+"$mirror"} && mv "$tar.new.tar" "$tar"
-	fi
+	local tar
+	tar=$(debian_root bookworm systemd,systemd-sysv,e2fsprogs,fio,procps)
 	mkdir "$work/$1"
 	tar -x -C "$work/$1" -f "$tar"
 }
