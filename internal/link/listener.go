@@ -311,8 +311,8 @@ func (l *Listener) keep(c conn, peer Peer) bool {
 	l.conns[c] = peer
 	l.wg.Go(func() {
 		<-c.done()
-		in, out := c.traffic()
 		l.mu.Lock()
+		in, out := c.traffic() // with the lock: the sum that a scrape sees never falls. Bytes of the closing itself may come later
 		delete(l.conns, c)
 		l.moved.In, l.moved.Out = l.moved.In+in, l.moved.Out+out
 		l.mu.Unlock()
