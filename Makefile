@@ -87,7 +87,7 @@ install-test: deps ## install the packages for real: .deb in a Debian under syst
 _install-test:
 	@bash packaging/install.sh
 
-guest-test: deps ## the whole in an emulated machine: protect its /, cut the power, restore, boot the copy, find the files (4 minutes)
+guest-test: deps ## the whole in an emulated machine: protect its /, cut the power, restore, boot the copy, find the files (3 minutes)
 	@$(MAKE) --no-print-directory _guest-test
 
 _guest-test:
@@ -99,7 +99,7 @@ image: deps ## the receiver's image, a raw disk for clouds and hypervisors, into
 _image:
 	@bash packaging/image.sh
 
-image-test: deps ## make that image and boot it: agents are accepted in 30 s, disks that hold anything are left alone (3 minutes)
+image-test: deps ## make that image and boot it: agents are accepted in 30 s, disks that hold anything are left alone (2 minutes)
 	@$(MAKE) --no-print-directory _image-test
 
 _image-test:

@@ -37,6 +37,7 @@ write() {
 	sync /srv
 	(while :; do dd if=/dev/urandom of=/srv/load bs=16k count=8 seek=$((RANDOM % 256 * 8)) conv=notrunc,fsync status=none; done) &
 	local n=0 file
+	echo # away from the prompt
 	while :; do
 		n=$((n + 1)) file=/srv/files/$n
 		head -c $((RANDOM + 1)) /dev/urandom >$file.new

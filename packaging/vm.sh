@@ -79,6 +79,7 @@ boot() {
 	console=$work/$1.console
 	shift
 	rm -f "$work/keys" && mkfifo "$work/keys"
+	: >"$console" # await may look before QEMU is there
 	exec 7<>"$work/keys"
 	qemu-system-x86_64 -M q35 -cpu max -accel tcg,thread=multi -smp 2 -m 1024 -nodefaults -display none -serial stdio -no-reboot \
 		-device virtio-rng-pci "$@" <&7 >"$console" 2>&1 &
