@@ -68,7 +68,7 @@ func (c *collector) folders() []string {
 // shownKeys are the configuration keys whose values can't be secrets. What hooks are given in their environment can.
 var shownKeys = []string{
 	"disks", "receiver", "host", "pki", "carrier", "interval", "state_dir", "block_size", "compress", "freeze", "freeze_budget", "memory",
-	"unfreezable", "scan_rate", "verify_every", "verify_rate", "control",
+	"unfreezable", "scan_rate", "verify_every", "verify_rate", "control", "metrics",
 	"dir", "listen", "ca", "certificate_ttl", "keep", "max_points", "max_bytes", "horizon",
 	"log.level", "log.format", "application.name", "application.pre_freeze", "application.post_thaw", "application.user",
 	"application.timeout", "application.on_failure", "application.every",
