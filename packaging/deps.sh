@@ -31,6 +31,7 @@ needs=(
 	sfdisk:fdisk              # make guest-test, image: disks that boot
 	grub-mkimage:grub-common
 	mformat:mtools
+	ip:iproute2               # a network of its own for the machines
 	modprobe:kmod             # the loop module, where the kernel does not have it built in
 )
 packages=()
