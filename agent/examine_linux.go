@@ -2,9 +2,6 @@ package agent
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
-	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -60,23 +57,11 @@ type Left struct {
 // LeftFrozen reads the record at path. No record, or one of an earlier boot, says that nothing is left.
 func LeftFrozen(path string) (Left, error) {
 	var left Left
-	file, err := os.OpenFile(path, os.O_RDWR, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return left, nil
-	}
-	if err != nil {
-		return left, fmt.Errorf("open record of what is frozen: %w", err)
-	}
-	r, err := mapRecord(file)
-	if err != nil {
-		file.Close()
+	r, err := recordLeft(path)
+	if r == nil {
 		return left, err
 	}
 	defer r.close()
-	ours, err := r.ofThisBoot(path)
-	if !ours || err != nil {
-		return left, err
-	}
 	start, state, err := processState(r.pid())
 	left.Alive = err == nil && start == binary.NativeEndian.Uint64(r.page[recordStart:]) && !doomed(r.pid(), state)
 	left.Hurrying = r.word(recordGrace).Load() != 0

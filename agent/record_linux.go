@@ -187,6 +187,16 @@ func (h *hold) frozen() {
 // mount points those were. What somebody else froze stays frozen. No record, or one of an earlier boot, is no error.
 // ErrAgentAlive: nothing was done.
 func ThawLeft(path string) (thawed []string, err error) {
+	r, err := recordLeft(path)
+	if r == nil {
+		return nil, err
+	}
+	defer r.close()
+	return r.thawLeft()
+}
+
+// recordLeft opens the record at path, nil if there is none that counts. The caller closes it.
+func recordLeft(path string) (*record, error) {
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -199,11 +209,11 @@ func ThawLeft(path string) (thawed []string, err error) {
 		file.Close()
 		return nil, err
 	}
-	defer r.close()
 	if ours, err := r.ofThisBoot(path); !ours || err != nil {
+		r.close()
 		return nil, err
 	}
-	return r.thawLeft()
+	return r, nil
 }
 
 // ofThisBoot tells whether the record counts: one of an earlier boot does not, nor one whose agent was killed before it had been made.

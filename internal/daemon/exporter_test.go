@@ -82,6 +82,7 @@ func ask(t *testing.T, method, url string) (int, string) {
 	return reply.StatusCode, string(body)
 }
 
+// waitFor looks again and again: a log and a port tell nobody when they change.
 func waitFor(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
@@ -131,7 +132,7 @@ func TestExporterWaitsForItsPort(t *testing.T) {
 	e := &Exporter{Addr: other.Addr().String(), Metrics: page("up 1\n"), Alive: func() bool { return true }, retry: 20 * time.Millisecond}
 	addr, log := runExporter(t, e)
 	waitFor(t, "a warning", func() bool { return strings.Contains(log.String(), "trying again") })
-	time.Sleep(200 * time.Millisecond)
+	time.Sleep(200 * time.Millisecond) // ten more tries: for a second warning, which must not come
 	if n := strings.Count(log.String(), "trying again"); n != 1 {
 		t.Errorf("the same was said %d times", n)
 	}

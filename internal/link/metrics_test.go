@@ -15,7 +15,7 @@ import (
 	"github.com/understudy-dr/understudy/internal/wire"
 )
 
-// shows waits until the page has a line.
+// shows looks at the page until it has a line: a count tells nobody when it changes.
 func shows(t *testing.T, r *metrics.Registry, line string) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
